@@ -1,0 +1,82 @@
+"""A file on this machine."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+from mtpgraft.errors import InputError, TransientError
+
+
+class LocalFile:
+    """A local file opened for reading; safe to share between threads.
+
+    Raises InputError when the path is missing, unreadable or not a regular file (a pipe would hang, a folder
+    has no bytes), TransientError when the disk fails while reading.
+    """
+
+    def __init__(self, path: Path, fd: int, size: int) -> None:
+        self._path = path
+        self._fd = fd
+        self._size = size
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, path: Path) -> LocalFile:
+        """Open `path`. It is checked before and after opening, so that a pipe is never waited for."""
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
+            raise InputError("no such file", file=path, hint="check the path") from None
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror}", file=path) from None
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+            raise InputError(f"is {kind}", file=path, expected="a file")
+        try:
+            fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        except OSError as error:
+            raise InputError(f"cannot be opened: {error.strerror}", file=path) from None
+        return cls(path, fd, os.fstat(fd).st_size)
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    @property
+    def name(self) -> str:
+        return str(self._path)
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def read_at(self, offset: int, n_bytes: int) -> bytes:
+        parts: list[bytes] = []
+        while n_bytes > 0:
+            try:
+                part = self._pread(n_bytes, offset)
+            except OSError as error:
+                raise TransientError(
+                    f"reading failed: {error.strerror}", file=self._path, where=f"offset {offset}"
+                ) from error
+            if not part:
+                break
+            parts.append(part)
+            offset += len(part)
+            n_bytes -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _pread(self, n_bytes: int, offset: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self._fd, n_bytes, offset)
+        with self._lock:  # Windows has no pread
+            os.lseek(self._fd, offset, os.SEEK_SET)
+            return os.read(self._fd, n_bytes)

@@ -1,0 +1,271 @@
+"""Proves a result: trunk bytes equal to the base's, head equal to the donor's or to its requantization.
+
+Everything is read again from the files; nothing is believed because a plan said so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from mtpgraft.container import GGUFModel, Tensor
+from mtpgraft.errors import MtpgraftError
+from mtpgraft.head import Head, HeadState, find_head, head_digest
+from mtpgraft.plan.keys import HEAD_SHA256, OWN, SPLIT_KEYS, key_changes
+from mtpgraft.plan.values import KeyChange
+from mtpgraft.quantize import convert
+from mtpgraft.source.base import read_exactly
+
+_CHUNK_NBYTES = 4 * 2**20
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was held against another. `detail` names the first tensor or key that differs."""
+
+    name: str
+    ok: bool
+    expected: str
+    observed: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What was checked, and what a graft changed.
+
+    trunk_nbytes, head_nbytes: bytes compared. head_sha256: digest of the head as it is in the file.
+    """
+
+    checks: tuple[Check, ...]
+    key_changes: tuple[KeyChange, ...]
+    added_tensors: tuple[str, ...]
+    trunk_nbytes: int
+    head_nbytes: int
+    head_sha256: str | None
+
+    @property
+    def ok(self) -> bool:
+        return all(check.ok for check in self.checks)
+
+
+@dataclass(slots=True)
+class _Tally:
+    progress: Progress
+    checks: list[Check] = field(default_factory=list)
+
+    def add(self, name: str, ok: bool, expected: object, observed: object, detail: str = "") -> None:
+        self.checks.append(Check(name, ok, str(expected), str(observed), detail))
+
+
+def verify_graft(
+    out: GGUFModel, base: GGUFModel, donor: GGUFModel | None = None, progress: Progress | None = None
+) -> VerifyReport:
+    """Hold a grafted model against its base and, when given, the donor of its head."""
+    tally = _Tally(progress or (lambda n: None))
+    head, base_head = find_head(out), find_head(base)
+    _check_layout(tally, out)
+    trunk_nbytes = _check_trunk(tally, out, head, base, base_head)
+    _check_keys(tally, out, head, base)
+    _check_declaration(tally, out, head)
+    sha = _check_digest(tally, out, head)
+    head_nbytes = 0 if donor is None else _check_head(tally, out, head, donor)
+    changes = key_changes(base.keys, out.keys)
+    added = tuple(t.name for t in out.tensors if t.name not in base.tensor_by_name)
+    return VerifyReport(tuple(tally.checks), changes, added, trunk_nbytes, head_nbytes, sha)
+
+
+def verify_strip(out: GGUFModel, model: GGUFModel, progress: Progress | None = None) -> VerifyReport:
+    """Hold a stripped model against the one it was made from."""
+    tally = _Tally(progress or (lambda n: None))
+    head, old_head = find_head(out), find_head(model)
+    _check_layout(tally, out)
+    trunk_nbytes = _check_trunk(tally, out, head, model, old_head)
+    tally.add("no head is left", not head.blocks, "none", f"{len(head.blocks)} blocks")
+    changes = key_changes(model.keys, out.keys)
+    return VerifyReport(tuple(tally.checks), changes, (), trunk_nbytes, 0, None)
+
+
+def verify_extract(out: GGUFModel, donor: GGUFModel, progress: Progress | None = None) -> VerifyReport:
+    """Hold a head file or sidecar against its donor."""
+    tally = _Tally(progress or (lambda n: None))
+    head = find_head(out)
+    _check_layout(tally, out)
+    expected = (HeadState.SIDECAR, HeadState.HEAD_FILE)
+    tally.add(
+        "holds a head alone",
+        head.state in expected,
+        "a head file",
+        head.state.value,
+        "; ".join(head.problems),
+    )
+    n_bytes = _check_head(tally, out, head, donor)
+    head_names = {tensor.name for tensor in head.tensors}
+    for tensor in out.tensors:
+        if tensor.name not in head_names:
+            theirs = donor.tensor_by_name.get(tensor.name)
+            same = theirs is not None and _same_data(out, tensor, donor, theirs, tally.progress)
+            tally.add(f"{tensor.name} equals the donor's", same, "equal", "equal" if same else "different")
+    sha = _check_digest(tally, out, head)
+    return VerifyReport(tuple(tally.checks), (), tuple(t.name for t in out.tensors), 0, n_bytes, sha)
+
+
+def _check_layout(tally: _Tally, out: GGUFModel) -> None:
+    gapped = [shard.source.name for shard in out.shards if shard.has_gaps]
+    tally.add("offsets without gaps, in table order", not gapped, "none", ", ".join(gapped) or "none")
+
+
+def _check_trunk(tally: _Tally, out: GGUFModel, head: Head, base: GGUFModel, base_head: Head) -> int:
+    ours, theirs = _trunk(out, head), _trunk(base, base_head)
+    table = [(t.name, t.shape, t.type_id) for t in ours]
+    wanted = [(t.name, t.shape, t.type_id) for t in theirs]
+    detail = ""
+    if table != wanted:
+        pairs = zip([*table, None], [*wanted, None], strict=False)
+        first = next((f"{b or 'nothing'} became {o or 'nothing'}" for o, b in pairs if o != b), "another order")
+        detail = first
+    tally.add("trunk tensors: names, shapes, types, order", table == wanted, len(wanted), len(table), detail)
+    by_name = {tensor.name: tensor for tensor in ours}
+    n_equal = n_bytes = 0
+    first_bad = ""
+    for tensor in theirs:
+        mine = by_name.get(tensor.name)
+        if mine is not None and mine.n_bytes >= tensor.n_bytes and _same_raw(out, mine, base, tensor, tally.progress):
+            n_equal += 1
+            n_bytes += tensor.n_bytes
+        elif not first_bad:
+            first_bad = tensor.name
+    tally.add(
+        "trunk tensors: every byte",
+        n_equal == len(theirs),
+        f"{len(theirs)} equal",
+        f"{n_equal} equal",
+        first_bad,
+    )
+    return n_bytes
+
+
+def _trunk(model: GGUFModel, head: Head) -> list[Tensor]:
+    names = {tensor.name for tensor in head.tensors}
+    return [tensor for tensor in model.tensors if tensor.name not in names]
+
+
+def _check_keys(tally: _Tally, out: GGUFModel, head: Head, base: GGUFModel) -> None:
+    arch = base.architecture
+    may_change = {f"{arch}.block_count", f"{arch}.nextn_predict_layers", *SPLIT_KEYS}
+    if head.spec is not None:
+        may_change |= {f"{arch}.{rule.key}" for rule in head.spec.arrays}
+    else:
+        may_change |= {key.name for key in base.keys if key.is_array and key.name.startswith(arch + ".")}
+    may_appear = {f"{arch}.nextn_predict_layers", *SPLIT_KEYS}
+    bad = [
+        change.name
+        for change in key_changes(base.keys, out.keys)
+        if change.name not in (may_appear if change.before is None else may_change)
+    ]
+    ours = [key.name for key in out.keys if not key.name.startswith(OWN) and key.name not in may_appear]
+    theirs = [key.name for key in base.keys if not key.name.startswith(OWN) and key.name not in may_appear]
+    tally.add("keys: only those of the head change", not bad, "none", ", ".join(bad[:5]) or "none")
+    tally.add("keys: order", ours == theirs, f"{len(theirs)} in order", f"{len(ours)}")
+
+
+def _check_declaration(tally: _Tally, out: GGUFModel, head: Head) -> None:
+    whole = head.n_trunk + len(head.blocks)
+    tally.add("head is whole", head.state is HeadState.OK, "ok", head.state.value, "; ".join(head.problems[:3]))
+    declared = (head.block_count, head.declared)
+    tally.add("keys declare the head", declared == (whole, len(head.blocks)), (whole, len(head.blocks)), declared)
+    for rule in head.spec.arrays if head.spec else ():
+        key = out.hparam(rule.key)
+        if key is not None and key.is_array:
+            tally.add(f"array {key.name} has one item per block", key.n_items == whole, whole, key.n_items)
+
+
+def _check_digest(tally: _Tally, out: GGUFModel, head: Head) -> str | None:
+    if not head.blocks:
+        return None
+    rows = []
+    for number, block in enumerate(head.blocks):
+        for tensor in block.tensors:
+            sha = hashlib.sha256()
+            for chunk in _raw_chunks(out, tensor, tensor.n_bytes):
+                sha.update(chunk)
+            rows.append((number, block.local_name(tensor), tensor.shape, tensor.type_id, sha.hexdigest()))
+    digest = head_digest(rows)
+    noted = out.text(HEAD_SHA256)
+    if noted is not None:
+        tally.add("head digest as recorded", noted == digest, noted, digest)
+    return digest
+
+
+def _check_head(tally: _Tally, out: GGUFModel, head: Head, donor: GGUFModel) -> int:
+    donor_head = find_head(donor)
+    theirs = {
+        (number, block.local_name(tensor)): tensor
+        for number, block in enumerate(donor_head.blocks)
+        for tensor in block.tensors
+    }
+    n_bytes = n_equal = n_requantized = 0
+    n_tensors = len(head.tensors)
+    first_bad = ""
+    for number, block in enumerate(head.blocks):
+        for tensor in block.tensors:
+            source = theirs.pop((number, block.local_name(tensor)), None)
+            if source is not None and _same_data(out, tensor, donor, source, tally.progress):
+                n_equal += 1
+                n_requantized += source.type_id != tensor.type_id
+                n_bytes += tensor.n_bytes
+            elif not first_bad:
+                first_bad = tensor.name
+    left = [name for number, name in theirs if number < len(head.blocks)]
+    first_bad = first_bad or (f"the donor's {left[0]} is missing" if left else "")
+    observed = f"{n_equal} equal" + (f", {n_requantized} of them to its requantization" if n_requantized else "")
+    ok = n_equal == n_tensors and n_tensors > 0 and not left
+    tally.add("head tensors equal the donor's", ok, f"{n_tensors} equal", observed, first_bad)
+    return n_bytes
+
+
+def _same_data(out: GGUFModel, ours: Tensor, donor: GGUFModel, theirs: Tensor, progress: Progress) -> bool:
+    """Equal data, or data equal to what the donor's becomes in our type."""
+    if ours.shape != theirs.shape:
+        return False
+    if ours.type_id == theirs.type_id and out.byte_order == donor.byte_order:
+        return _same_raw(out, ours, donor, theirs, progress)
+    try:
+        expected = convert(
+            donor.source_of(theirs), theirs.offset, theirs.shape, theirs.type_id, ours.type_id,
+            donor.byte_order, out.byte_order,
+        )  # fmt: skip
+        position = 0
+        for chunk in expected:
+            part = read_exactly(out.source_of(ours), ours.offset + position, len(chunk), f"tensor {ours.name}")
+            if part != chunk:
+                return False
+            position += len(chunk)
+            progress(len(chunk))
+    except MtpgraftError:
+        return False
+    return position == ours.n_bytes
+
+
+def _same_raw(a: GGUFModel, ours: Tensor, b: GGUFModel, theirs: Tensor, progress: Progress) -> bool:
+    n_bytes = min(ours.n_bytes, theirs.n_bytes)
+    if abs(ours.n_bytes - theirs.n_bytes) >= max(a.alignment, b.alignment):
+        return False  # a type of unknown size is measured with its padding, which may differ in length
+    pairs = zip(_raw_chunks(a, ours, n_bytes), _raw_chunks(b, theirs, n_bytes), strict=True)
+    for mine, other in pairs:
+        if mine != other:
+            return False
+        progress(len(mine))
+    return True
+
+
+def _raw_chunks(model: GGUFModel, tensor: Tensor, n_bytes: int) -> Iterator[bytes]:
+    source, offset = model.source_of(tensor), tensor.offset
+    while n_bytes:
+        part = min(n_bytes, _CHUNK_NBYTES)
+        yield read_exactly(source, offset, part, f"tensor {tensor.name}")
+        offset += part
+        n_bytes -= part
