@@ -1,0 +1,5 @@
+"""`python -m mtpgraft`"""
+
+from mtpgraft.cli.main import main
+
+main()

@@ -1,0 +1,44 @@
+"""mtpgraft extract"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from mtpgraft.cli.options import AsJson, Donor, DryRun, Force, NoProgress, Out, Quiet
+from mtpgraft.cli.output import Output
+from mtpgraft.cli.run import Writing, carry_out
+
+
+class Kind(str, Enum):
+    """What kind of head file to write."""
+
+    donor = "donor"
+    sidecar = "sidecar"
+
+
+def extract(
+    donor: Donor,
+    out: Out,
+    kind: Annotated[
+        Kind, typer.Option("--as", help="donor: the head alone, for grafting. sidecar: what llama.cpp loads with -md.")
+    ] = Kind.donor,
+    wanted_type: Annotated[
+        str, typer.Option("--type", help="Type of the matrices: keep, q8_0, bf16, f16, f32, ... Norms stay F32.")
+    ] = "keep",
+    dry_run: DryRun = False,
+    force: Force = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    no_progress: NoProgress = False,
+) -> None:
+    """Take the MTP head out of a model into a small file of its own."""
+    from mtpgraft import surgery
+
+    carry_out(
+        Output(as_json, quiet, not no_progress),
+        Writing(dry_run, force),
+        lambda run: surgery.extract(donor, out, kind.value, wanted_type.lower(), run),
+    )

@@ -1,0 +1,93 @@
+"""The one sink for what a command says: the result on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from mtpgraft.errors import MtpgraftError
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How a command speaks.
+
+    as_json: the result is one JSON document. quiet: no notes on stderr (warnings and errors stay).
+    progress: byte bars, where stderr is a terminal.
+    """
+
+    as_json: bool = False
+    quiet: bool = False
+    progress: bool = True
+
+    def json(self, document: Mapping[str, object]) -> None:
+        """Print the result as one JSON document."""
+        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Print the result as lines of text."""
+        for line in lines:
+            sys.stdout.write(line + "\n")
+
+    def table(self, rows: Sequence[Sequence[str]], columns: Sequence[str] = (), right: Sequence[int] = ()) -> None:
+        """Print the result as a table. Numbers of columns in `right` are aligned to the right."""
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, show_header=bool(columns), pad_edge=False, header_style="bold")
+        n_columns = len(columns) or (len(rows[0]) if rows else 1)
+        for number in range(n_columns):
+            name = columns[number] if columns else ""
+            table.add_column(name, justify="right" if number in right else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        wide = None if sys.stdout.isatty() else 1000  # a pipe gets whole lines
+        console = Console(file=sys.stdout, width=wide, highlight=False)
+        with console.capture() as captured:
+            console.print(table)
+        self.lines(line.rstrip() for line in captured.get().splitlines())
+
+    def note(self, text: str) -> None:
+        """Say something beside the result."""
+        if not self.quiet:
+            sys.stderr.write(text + "\n")
+
+    def warn(self, texts: Iterable[str]) -> None:
+        """Say what a user should know; never silenced."""
+        from mtpgraft.report.text import clean
+
+        for text in texts:
+            sys.stderr.write(f"warning: {clean(text)}\n")
+
+    @contextmanager
+    def bar(self, label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        """A byte bar on stderr; gives the function to report bytes to. Silent unless stderr is a terminal."""
+        if self.quiet or not self.progress or not sys.stderr.isatty():
+            yield lambda n: None
+            return
+        from tqdm import tqdm
+
+        with tqdm(total=total, desc=label, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
+
+            def report(n: int) -> None:
+                bar.update(n)
+
+            yield report
+
+
+def error_text(error: MtpgraftError) -> str:
+    """An error as users see it: one line, and the next thing to try on a second."""
+    from mtpgraft.report.text import clean
+
+    text = f"mtpgraft: {clean(error)}"
+    return f"{text}\n  try: {clean(error.hint)}" if error.hint else text
+
+
+def debugging() -> bool:
+    """True when MTPGRAFT_DEBUG asks for tracebacks."""
+    return bool(os.environ.get("MTPGRAFT_DEBUG"))
