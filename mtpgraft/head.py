@@ -185,13 +185,20 @@ def _block_problems(model: GGUFModel, spec: ArchSpec, blocks: tuple[HeadBlock, .
 
 def _shape_problem(tensor: Tensor, symbols: tuple[str, ...], n_embd: int) -> list[str]:
     known = {"D": n_embd, "2D": 2 * n_embd}
+    dims = significant_dims(tensor.shape)
     if not symbols or (
-        len(symbols) == len(tensor.shape)
-        and all(known.get(symbol, dim) == dim for symbol, dim in zip(symbols, tensor.shape, strict=True))
+        len(symbols) == len(dims)
+        and all(known.get(symbol, dim) == dim for symbol, dim in zip(symbols, dims, strict=True))
     ):
         return []
     expected = ", ".join(str(known.get(symbol, symbol)) for symbol in symbols)
     return [f"tensor {tensor.name} has shape {list(tensor.shape)}, expected [{expected}]"]
+
+
+def significant_dims(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without trailing ones: ggml pads every shape to four dimensions with them (ggml_n_dims)."""
+    n_dims = max((i + 1 for i, dim in enumerate(shape) if dim != 1), default=min(1, len(shape)))
+    return shape[:n_dims]
 
 
 def _state(

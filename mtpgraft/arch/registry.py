@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 
 from mtpgraft.arch.spec import ArchSpec
+
+_FAMILIES = (
+    *("bailing", "cohere", "deepseek", "dots", "exaone", "gemma", "glm", "headless"),
+    *("hunyuan", "mimo", "nemotron", "qwen", "stepfun"),
+)
+"""Modules of this package that hold rows, in a tuple named SPECS. A new family is one more name here."""
 
 
 @cache
 def _by_name() -> dict[str, ArchSpec]:
     # Imported on first use: `mtpgraft --help` should not pay for the rows.
-    from mtpgraft.arch import deepseek, glm, qwen
-
-    rows = [*deepseek.SPECS, *glm.SPECS, *qwen.SPECS]
+    rows: list[ArchSpec] = []
+    for family in _FAMILIES:
+        rows += import_module(f"mtpgraft.arch.{family}").SPECS
     return {row.name: row for row in sorted(rows, key=lambda row: row.name)}
 
 

@@ -69,8 +69,7 @@ class GraphSupport(Enum):
     SINGLE = "single"
     """Exactly one head block runs; with more, drafting aborts in an assert."""
     CHAIN = "chain"
-    """One head block per draft step; draft depth is clamped to their number. A single block is used over
-    again."""
+    """One head block per draft step; draft depth is clamped to their number. A lone block is used again."""
     WHOLE = "whole"
     """All blocks of the file run together as one drafter, which has no trunk (gemma4-assistant)."""
     NONE = "none"
@@ -95,9 +94,8 @@ class HeadTensor:
     need: see `Need`.
     shape: symbolic, in GGUF order, or () when it depends on more keys than are worth naming. Symbols: "D",
         "2D", "V"; any other symbol is not checked by value.
-    fallback: what llama.cpp uses when an optional tensor is absent: a root tensor such as
-        "token_embd.weight",
-        or a tensor of the same block.
+    fallback: what llama.cpp uses when an optional tensor is absent: a root tensor ("token_embd.weight"), or
+        one of the same block.
     """
 
     name: str
@@ -120,9 +118,8 @@ class ArrayRule:
     """A per-layer key that must grow with block_count when it is stored as an array.
 
     key: without the `<arch>.` prefix ("attention.recurrent_layers").
-    default: value for a head block when the donor's own array does not give one; None: the donor must give
-        it.
-        Written with the array's own item type: True is 1 in an array of integers.
+    default: value for a head block when the donor's own array does not give one; None: the donor must.
+        It is written with the array's own item type: True is 1 in an array of integers.
     checked: llama.cpp checks the array's length on load (False: a short array silently gives a wrong layer).
     """
 
@@ -167,8 +164,7 @@ class ArchSpec:
     sidecar: False when llama.cpp cannot load a sidecar of this architecture.
     refuse_graft: why grafting into a base of this architecture is refused, or None.
     is_mtp: False for architectures that use nextn keys for something else (graniteswitch), or that are
-        drafters
-        of another kind (eagle3).
+        drafters of another kind (eagle3).
     separate_drafter: general.architecture of the file that holds this one's drafter (gemma4), or None.
     hf_architectures: Hugging Face `architectures` entries that convert to this one *with* a head.
     notes: behaviour that changed between builds, oldest first.
@@ -208,8 +204,7 @@ class ArchSpec:
         return _holding(known, self.graph, build)
 
     def known_names(self) -> frozenset[str]:
-        """Every tensor name that llama.cpp accepts in a head block: a file with any other one does not
-        load."""
+        """Every tensor name that llama.cpp takes in a head block; with any other one a file does not load."""
         names = {tensor.name for tensor in self.tensors}
         return frozenset(names.union(*(option for alt in self.alternatives for option in alt.options)))
 

@@ -110,7 +110,7 @@ class _Reader:
                     (length,) = u64(buffer, position)
                     position += 8 + length
                     n -= 1
-            except struct.error:
+            except (struct.error, OverflowError):  # past the buffer, or a length past 2^63
                 if position > self.source.size:
                     self.need(position, what)
                 self.need(position + 8, what)

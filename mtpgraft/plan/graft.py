@@ -60,9 +60,10 @@ def plan_graft(
 
     Raises RefusedError when the pair does not fit, the base has a head already, or llama.cpp could not load it.
     """
-    require_head(donor, donor_head)
     _refuse_unfit_base(base, base_head, options)
-    warnings = [*donor_head.assumptions, *_pair_problems(base, donor, options), *gaps(base)]
+    differences = _pair_problems(base, donor, options)
+    require_head(donor, donor_head)
+    warnings = [*donor_head.assumptions, *differences, *gaps(base)]
     n_trunk = base_head.n_trunk
     clean_keys = undeclare_head(base, base_head).keys if base_head.blocks else base.keys
     clean_keys = tuple(key for key in clean_keys if not key.name.startswith(OWN))
@@ -186,6 +187,7 @@ def _split_files(
                 alignment=shard.alignment,
                 keys=_with_split_keys(shard_keys, number, n_shards, n_tensors, shard.byte_order),
                 tensors=tensors,
+                digest_key=HEAD_SHA256 if number == 0 else None,
             )
         )
     last = base.shards[-1]

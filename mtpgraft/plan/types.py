@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mtpgraft.container import Tensor, TensorType, tensor_type
 from mtpgraft.container.types import BF16, F16, F32, Q8_0
+from mtpgraft.head import significant_dims
 from mtpgraft.quantize import can_read, parse_type
 
 KEEP = "keep"
@@ -16,7 +17,7 @@ _ALWAYS_F32 = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "indexer.proj
 
 def keeps_its_type(local_name: str, shape: tuple[int, ...]) -> bool:
     """True for tensors whose type is never changed: norms, 1-D tensors, routers."""
-    return len(shape) < 2 or local_name.endswith("_norm.weight") or local_name.endswith(_ALWAYS_F32)
+    return len(significant_dims(shape)) < 2 or local_name.endswith("_norm.weight") or local_name.endswith(_ALWAYS_F32)
 
 
 def choose_type(local_name: str, tensor: Tensor, wanted: str) -> tuple[TensorType, str | None]:
