@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mtpgraft.arch import ArchSpec, GraphSupport, spec_for
-from mtpgraft.arch.spec import Need
+from mtpgraft.arch.spec import COMPANION_BASES, Need, companion_weight
 from mtpgraft.container import GGUFModel, Tensor
 from mtpgraft.errors import InvalidFileError
 
@@ -114,7 +114,10 @@ def find_head(model: GGUFModel) -> Head:
         )
     declared = model.count("nextn_predict_layers")
     by_block = _tensors_by_block(model.tensors)
-    n_trunk, head_indices, problems = _split_blocks(block_count, declared or 0, by_block)
+    if spec is not None and spec.graph is GraphSupport.WHOLE:  # a drafter in a file of its own: all of it is head
+        n_trunk, head_indices, problems = 0, sorted(by_block), list[str]()
+    else:
+        n_trunk, head_indices, problems = _split_blocks(block_count, declared or 0, by_block)
     blocks = tuple(HeadBlock(index, tuple(by_block[index])) for index in head_indices)
     assumptions: tuple[str, ...] = ()
     if spec is None and (blocks or declared):
@@ -166,8 +169,14 @@ def _split_blocks(
 def _block_problems(model: GGUFModel, spec: ArchSpec, blocks: tuple[HeadBlock, ...]) -> list[str]:
     problems: list[str] = []
     n_embd = model.count("embedding_length")
+    known = spec.known_names()
     for block in blocks:
         present = {block.local_name(tensor): tensor for tensor in block.tensors}
+        problems += [
+            f"unknown tensor blk.{block.index}.{name}: llama.cpp refuses the file for it"
+            for name in present
+            if name not in known and not _is_companion(name, present)
+        ]
         for wanted in spec.tensors:
             tensor = present.get(wanted.name)
             if tensor is None:
@@ -177,10 +186,17 @@ def _block_problems(model: GGUFModel, spec: ArchSpec, blocks: tuple[HeadBlock, .
                 problems += _shape_problem(tensor, wanted.shape, n_embd)
         for alternative in spec.alternatives:
             chosen = [option for option in alternative.options if all(name in present for name in option)]
+            either = " or ".join("+".join(option) for option in alternative.options)
             if not chosen and not alternative.optional:
-                either = " or ".join("+".join(option) for option in alternative.options)
                 problems.append(f"missing tensors in blk.{block.index}: {either}")
+            elif len(chosen) > 1 and not any(set(a) < set(b) for a in chosen for b in chosen):
+                problems.append(f"too many tensors in blk.{block.index}: {either}, not both")
     return problems
+
+
+def _is_companion(name: str, present: dict[str, Tensor]) -> bool:
+    """Whether this is a scale that belongs to one of the block's NVFP4 weights."""
+    return name.rpartition(".")[0] in COMPANION_BASES and companion_weight(name) in present
 
 
 def _shape_problem(tensor: Tensor, symbols: tuple[str, ...], n_embd: int) -> list[str]:
@@ -225,12 +241,12 @@ def _state(
 
 
 def n_runnable_blocks(head: Head) -> int:
-    """How many of the head's blocks a llama.cpp graph runs: 0 where none does, all of a chain, else 1."""
+    """How many of the head's blocks a llama.cpp graph runs: 0 where none does, 1 of a single head, else all."""
     if head.spec is None:
         return len(head.blocks)
     if head.spec.graph is GraphSupport.NONE:
         return 0
-    return len(head.blocks) if head.spec.graph is GraphSupport.CHAIN else min(1, len(head.blocks))
+    return min(1, len(head.blocks)) if head.spec.graph is GraphSupport.SINGLE else len(head.blocks)
 
 
 def head_digest(rows: Iterable[tuple[int, str, tuple[int, ...], int, str]]) -> str:

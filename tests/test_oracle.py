@@ -39,8 +39,13 @@ def tensors(model: GGUFModel) -> dict[str, tuple[tuple[int, ...], int, str]]:
 
 
 def keys(model: GGUFModel) -> dict[str, bytes]:
+    """Key records, without what says nothing about the head. A head count of 0 is the same as none."""
+    nextn = model.hparam("nextn_predict_layers")
+    empty = {nextn.name} if nextn is not None and nextn.scalar() == 0 else set()
     return {
-        k.name: bytes(k.record) for k in model.keys if not k.name.startswith("mtpgraft.") and k.name not in IGNORED_KEYS
+        key.name: bytes(key.record)
+        for key in model.keys
+        if not key.name.startswith("mtpgraft.") and key.name not in IGNORED_KEYS | empty
     }
 
 

@@ -74,7 +74,7 @@ BAILINGMOE2 = ArchSpec(
     sidecar=False,
     hf_architectures=("BailingMoeV2ForCausalLM",),
     remarks=("Sarvam-MoE has this architecture too",),
-    source="src/models/bailingmoe2.cpp:36-84; no graph: 88-90; conversion/bailingmoe.py:111-141 @ b11434",
+    source="src/models/bailingmoe2.cpp:36-84; no graph: 86-88; conversion/bailingmoe.py:111-141 @ b11434",
 )
 
 SPECS = (BAILINGMOE3, BAILINGMOE2)

@@ -27,7 +27,7 @@ COHERE2MOE = ArchSpec(
     alternatives=(QKV, GATE_UP_EXPS, Alternative((names_of(SHARED_EXPERT),), optional=True)),
     arrays=moe_arrays("src/models/cohere2moe.cpp:16 @ b11434"),
     # Written from config.json's layer_types whether there is a head or not, and read without a length check:
-    # the head attends fully. src/models/cohere2moe.cpp:28; conversion/command_r.py:105 @ b11434.
+    # the head attends fully. src/models/cohere2moe.cpp:28; conversion/command_r.py:103 @ b11434.
     trunk_arrays=("attention.sliding_window_pattern",),
     hf_architectures=("Cohere2MoeForCausalLM",),
     remarks=(

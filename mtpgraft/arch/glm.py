@@ -85,7 +85,7 @@ GLM4 = ArchSpec(
     sidecar=False,
     hf_architectures=("GlmOcrForConditionalGeneration",),
     remarks=("ffn_up holds gate and up: [D, 2 * feed_forward_length]",),
-    source="src/models/glm4.cpp:28-60 @ b11434; no graph: 65-67",
+    source="src/models/glm4.cpp:28-60 @ b11434; no graph: 64-66",
 )
 
 GLM_DSA = ArchSpec(
@@ -132,7 +132,7 @@ GLM5_NEXT = ArchSpec(
         *NEXTN,
     ),
     arrays=(
-        # 0 would make the head block a linear-attention one (src/models/glm5-next.cpp:21 @ b11434).
+        # 0 would make the head block a linear-attention one (src/models/glm5-next.cpp:22 @ b11434).
         *moe_arrays("src/models/glm5-next.cpp:25 @ b11434", head_count_kv=1),
         ArrayRule("swiglu_clamp_exp", source="src/models/glm5-next.cpp:34 @ b11434"),
         ArrayRule("swiglu_clamp_shexp", source="src/models/glm5-next.cpp:35 @ b11434"),

@@ -41,13 +41,13 @@ MIMO2 = ArchSpec(
         norm("layer_output_norm", OPTIONAL, "output_norm.weight"),
     ),
     arrays=(
-        # Heads slide: the converter writes the sliding layers' head_count_kv (conversion/mimo.py:153-160).
+        # Heads slide: the converter writes the sliding layers' head_count_kv (conversion/mimo.py:155-157).
         *moe_arrays("src/models/mimo2.cpp:8 @ b11434"),
         ArrayRule(
             "attention.sliding_window_pattern",
             default=True,
             checked=False,
-            source="src/models/mimo2.cpp:12; conversion/mimo.py:155-160 @ b11434",
+            source="src/models/mimo2.cpp:12; conversion/mimo.py:155, 160 @ b11434",
         ),
     ),
     sidecar_roots=("token_embd.weight", "output_norm.weight", "output.weight"),

@@ -50,7 +50,7 @@ NEMOTRON_H_MOE = ArchSpec(
         "takes no embed_tokens or shared_head_head of its own",
         "Nemotron 3 Puzzle (NemotronHPuzzleForCausalLM) converts without its head",
     ),
-    source="src/models/nemotron-h.cpp:137-180 (tensors); src/models/nemotron-h-moe.cpp:11-165 (graph); "
+    source="src/models/nemotron-h.cpp:144-181 (tensors); src/models/nemotron-h-moe.cpp:11-165 (graph); "
     "conversion/nemotron.py:198-365, 514-552 @ b11434",
 )
 
@@ -62,7 +62,7 @@ NEMOTRON_H = replace(
     sidecar=False,
     hf_architectures=(),
     remarks=("the loader takes the head of nemotron_h_moe; no graph runs it and no converter writes it",),
-    source="src/models/nemotron-h.cpp:137-180; no graph: 183-185 @ b11434",
+    source="src/models/nemotron-h.cpp:144-181; no graph: 184-186 @ b11434",
 )
 
 SPECS = (NEMOTRON_H_MOE, NEMOTRON_H)

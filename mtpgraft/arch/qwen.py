@@ -29,7 +29,8 @@ _ATTENTION = (norm("attn_norm"), norm("post_attention_norm"), *_QK_NORM_AND_OUTP
 _MOE = (
     *ROUTER,
     *DOWN_EXPS,
-    HeadTensor("ffn_gate_inp_shexp.weight", shape=("D",)),
+    # [D] or [D, 1]: both are in circulation, and the same to llama.cpp.
+    *weights("ffn_gate_inp_shexp"),
     *SHARED_EXPERT,
 )
 
@@ -91,7 +92,7 @@ QWEN3NEXT = ArchSpec(
         _GATED_QUERY,
         "config.json does not count the head's layers: the converter counts the mtp.layers.* tensors",
     ),
-    source="src/models/qwen3next.cpp:65-122 (tensors), 628-823 (graph) @ b11434",
+    source="src/models/qwen3next.cpp:68-123 (tensors), 628-823 (graph) @ b11434",
 )
 
 QWEN4EXP = ArchSpec(
@@ -115,7 +116,7 @@ QWEN4EXP = ArchSpec(
     arrays=(
         *moe_arrays("src/models/qwen4exp.cpp:27 @ b11434"),
         _recurrent_layers("src/models/qwen4exp.cpp:149 @ b11434"),
-        # The indexer's ratio, the same as in every full-attention layer (conversion/qwen4exp.py:84-88).
+        # The indexer's ratio, the same as in every full-attention layer (conversion/qwen4exp.py:86-89).
         ArrayRule("attention.compress_ratios", source="src/models/qwen4exp.cpp:62 @ b11434"),
     ),
     sidecar_roots=("token_embd.weight",),
@@ -128,7 +129,7 @@ QWEN4EXP = ArchSpec(
         "no output_norm: the head carries its own mixer, nextn.hc_head_*",
         "a sidecar that keeps the ple.* keys does not load: they call for per_layer_token_embd",
     ),
-    source="src/models/qwen4exp.cpp:229-303 (tensors), 179, 207-223 (sidecar), 529-616 (graph) @ b11434",
+    source="src/models/qwen4exp.cpp:218-303 (tensors), 179, 197-216 (sidecar), 529-618 (graph) @ b11434",
 )
 
 SPECS = (QWEN35, QWEN35MOE, QWEN3NEXT, QWEN4EXP)

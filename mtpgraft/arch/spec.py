@@ -29,7 +29,7 @@ REFERENCE_BUILD = 11549
 
 COMPANION_SUFFIXES = ("scale", "input_scale")
 """NVFP4 weights come with `blk.N.<base>.scale` and `.input_scale` beside `.weight`: F32, one value per tensor
-or per expert. They belong to their weight and travel with it. src/llama-model.cpp:1634-1790 @ b11434."""
+or per expert. They belong to their weight and travel with it. src/llama-model.cpp:1638-1776 @ b11434."""
 
 COMPANION_BASES = frozenset(
     {
@@ -43,7 +43,7 @@ COMPANION_BASES = frozenset(
 )
 """Bases whose companions llama.cpp loads, in every architecture; any other one fails with `wrong number of
 tensors`. A companion is looked for only beside a weight that is loaded: a file whose head has companions does
-not load at all without draft-mtp. src/llama-model.cpp:1634-1790 @ b11434."""
+not load at all without draft-mtp. src/llama-model.cpp:1638-1776 @ b11434."""
 
 
 class LoadPolicy(Enum):

@@ -44,8 +44,8 @@ STEP35 = ArchSpec(
         # Head counts and window differ between full and sliding blocks: only the donor knows which its are.
         *moe_arrays("src/models/step35.cpp:12 @ b11434"),
         ArrayRule("attention.sliding_window_pattern", checked=False, source="src/models/step35.cpp:26 @ b11434"),
-        ArrayRule("swiglu_clamp_exp", 0.0, source="src/models/step35.cpp:28; conversion/step3.py:200 @ b11434"),
-        ArrayRule("swiglu_clamp_shexp", 0.0, source="src/models/step35.cpp:29; conversion/step3.py:208 @ b11434"),
+        ArrayRule("swiglu_clamp_exp", 0.0, source="src/models/step35.cpp:28; conversion/step3.py:216 @ b11434"),
+        ArrayRule("swiglu_clamp_shexp", 0.0, source="src/models/step35.cpp:29; conversion/step3.py:223 @ b11434"),
     ),
     # Full-attention blocks rotate with these factors; a sidecar without them drafts with wrong positions.
     sidecar_optional_roots=(

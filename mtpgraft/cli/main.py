@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from mtpgraft import __version__
+from mtpgraft.cli.bench import bench
+from mtpgraft.cli.demo import demo
 from mtpgraft.cli.extract import extract
 from mtpgraft.cli.graft import graft
 from mtpgraft.cli.inspect import inspect
@@ -43,7 +45,7 @@ def _program(
     """Surgery on the Multi-Token-Prediction (MTP, NextN) heads of GGUF models."""
 
 
-for command in (inspect, extract, graft, strip, verify):
+for command in (inspect, extract, graft, strip, verify, bench, demo):
     app.command()(command)
 
 

@@ -79,6 +79,22 @@ class Output:
 
             yield report
 
+    @contextmanager
+    def steps(self, label: str) -> Iterator[Callable[[int, int, str], None]]:
+        """A bar that counts steps; gives the function to report (done, total, what) to."""
+        if self.quiet or not self.progress or not sys.stderr.isatty():
+            yield lambda done, total, what: None
+            return
+        from tqdm import tqdm
+
+        with tqdm(desc=label, leave=False, file=sys.stderr) as bar:
+
+            def report(done: int, total: int, what: str) -> None:
+                bar.total, bar.n = total, done
+                bar.set_postfix_str(what)
+
+            yield report
+
 
 def error_text(error: MtpgraftError) -> str:
     """An error as users see it: one line, and the next thing to try on a second."""

@@ -47,7 +47,7 @@ def plan_extract(donor: GGUFModel, head: Head, out: Path, kind: str = DONOR, wan
     if kind == SIDECAR:
         roots, root_warnings = _sidecar_roots(donor, head, wanted_type)
         warnings += root_warnings
-        keys = tuple(k for k in donor.keys if not k.name.startswith(OWN) and k.name not in SPLIT_KEYS)
+        keys = _sidecar_keys(donor, head)
     else:
         keys = _head_file_keys(donor, head)
     keys = _with_declaration(donor, keys, head.blocks[0].index, planned.n_blocks)
@@ -66,6 +66,19 @@ def plan_extract(donor: GGUFModel, head: Head, out: Path, kind: str = DONOR, wan
 def _head_file_keys(donor: GGUFModel, head: Head) -> tuple[Key, ...]:
     prefix = head.architecture + "."
     return tuple(key for key in donor.keys if key.name in _GENERAL or key.name.startswith(prefix))
+
+
+def _sidecar_keys(donor: GGUFModel, head: Head) -> tuple[Key, ...]:
+    """All of the donor's keys, but for those by which llama.cpp would ask for trunk tensors."""
+    prefix = head.architecture + "."
+    dropped = tuple(prefix + name for name in head.spec.sidecar_drop_keys) if head.spec else ()
+    return tuple(
+        key
+        for key in donor.keys
+        if not key.name.startswith(OWN)
+        and key.name not in SPLIT_KEYS
+        and not any(key.name.startswith(name) if name.endswith(".") else key.name == name for name in dropped)
+    )
 
 
 def _with_declaration(donor: GGUFModel, keys: tuple[Key, ...], n_trunk: int, n_blocks: int) -> tuple[Key, ...]:
