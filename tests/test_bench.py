@@ -22,11 +22,11 @@ from mtpgraft.bench.result import BenchResult
 from mtpgraft.bench.run import BenchProgress, run_bench
 from mtpgraft.errors import EngineDiedError, EngineError, ExitCode, InputError, UsageError
 from tests.conftest import TINY, TRAINED
-from tests.engine import launch, load_and_draft, load_only, refusal
+from tests.engine import LETTERS, launch, load_and_draft, load_only, refusal
 
 DONOR = TRAINED / "donor-bf16.gguf"
 BASE = TRAINED / "base-Q2_K.gguf"
-SIDECAR = TRAINED / "mtp-bf16.gguf"  # llama.cpp's own `--mtp` conversion
+SIDECAR = TRAINED / "mtp-q8_0.gguf"  # llama.cpp's own `--mtp` conversion
 RANDOM = TINY / "qwen35"
 SHORT = replace(QUICK, name="short", prompts=(Prompt("def", "code", "def read("),))
 
@@ -272,7 +272,7 @@ def test_a_prompt_is_processed_anew_each_time(session: EmbeddedSession) -> None:
 def test_the_engines_own_output_never_reaches_the_answers(tmp_path: Path) -> None:
     spec = replace(launch(RANDOM / "whole.gguf", n_max=1), extra=(("verbosity", 9), ("cache_type_k", "GGML_TYPE_F32")))
     with EmbeddedEngine(tmp_path).start(spec) as session:
-        assert session.complete(CompletionRequest("abc", 8)).draft_n > 0
+        assert session.complete(CompletionRequest("abc", 8, grammar=LETTERS)).draft_n > 0
     (log,) = tmp_path.iterdir()
     text = log.read_text(errors="replace")
     assert len(text.splitlines()) > 200 and "K (f32)" in text

@@ -1,0 +1,1 @@
+"""Parts of the fixture trainer: corpus, model with its MTP block, checkpoint folder."""
