@@ -18,9 +18,9 @@ from mtpgraft.arch import ArchSpec, GraphSupport, LoadPolicy, Need, all_specs, s
 from mtpgraft.arch.registry import _FAMILIES
 from mtpgraft.arch.spec import COMPANION_BASES, READ_BUILD, REFERENCE_BUILD, companion_weight
 from mtpgraft.container import GGUFModel, open_gguf
+from tests.conftest import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = ROOT / "fixtures" / "tiny"
 SOURCE = re.compile(r"\S+\.(cpp|h|py):\d+.* @ b\d+")
 
 every = pytest.mark.parametrize("row", all_specs(), ids=lambda row: row.name)

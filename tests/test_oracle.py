@@ -16,6 +16,7 @@ import pytest
 
 from mtpgraft import surgery
 from mtpgraft.container import GGUFModel, open_gguf
+from mtpgraft.errors import RefusedError
 from mtpgraft.head import HeadState, find_head
 from mtpgraft.plan import GraftOptions
 from tests.conftest import TINY, TRAINED
@@ -97,6 +98,12 @@ def test_stripping_the_whole_gives_the_trunk(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", having("whole", "mtp"))
 def test_our_sidecar_is_the_converters(name: str, tmp_path: Path) -> None:
     out = tmp_path / "mtp.gguf"
+    with open_gguf(TINY / name / "whole.gguf") as model:
+        spec = find_head(model).spec
+    if spec is not None and not spec.sidecar:  # the converter writes one that llama.cpp cannot load
+        with pytest.raises(RefusedError, match="sidecar"):
+            surgery.extract(TINY / name / "whole.gguf", out, "sidecar")
+        return
     surgery.extract(TINY / name / "whole.gguf", out, "sidecar")
     assert_same(out, TINY / name / "mtp.gguf")
     if runs(name) and (TINY / name / "no-mtp.gguf").exists():

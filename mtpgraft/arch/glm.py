@@ -138,6 +138,11 @@ GLM5_NEXT = ArchSpec(
         ArrayRule("swiglu_clamp_shexp", source="src/models/glm5-next.cpp:35 @ b11434"),
     ),
     trunk_arrays=("attention.indexer.types",),
+    # src/llama-quant.cpp:328-343 @ b11434; with the compressor at Q8_0 the head aborts in a CPU op (seen at b11549).
+    never_quantized=(
+        *("indexer.attn_q_b", "indexer.attn_k", "indexer_compressor_gate", "indexer_compressor_ape"),
+        *("attn_kv_a_mqa.weight", "attn_k_b.weight", "attn_v_b.weight"),
+    ),
     sidecar_roots=("token_embd.weight", "output_norm.weight", "output.weight"),
     sidecar_optional_roots=(),
     hf_architectures=("Glm5NextForConditionalGeneration",),

@@ -160,6 +160,8 @@ class ArchSpec:
         needed unless the model ties its output to token_embd).
     sidecar_drop_keys: keys, or families of keys where it ends in ".", without the `<arch>.` prefix, that a
         sidecar must not take over: they announce trunk tensors that it does not hold.
+    never_quantized: parts of names of head tensors that keep their type, beside those that do so everywhere
+        (norms, routers, 1-D tensors): the graph reads them as they are.
     sidecar_probe: the trunk tensor by whose absence llama.cpp knows a sidecar; "" where it has no such test.
     sidecar: False when llama.cpp cannot load a sidecar of this architecture.
     refuse_graft: why grafting into a base of this architecture is refused, or None.
@@ -183,6 +185,7 @@ class ArchSpec:
     sidecar_roots: tuple[str, ...] = ("token_embd.weight", "output_norm.weight")
     sidecar_optional_roots: tuple[str, ...] = ("output.weight",)
     sidecar_drop_keys: tuple[str, ...] = ()
+    never_quantized: tuple[str, ...] = ()
     sidecar_probe: str = "blk.0.attn_norm.weight"
     sidecar: bool = True
     refuse_graft: str | None = None

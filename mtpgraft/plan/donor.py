@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mtpgraft.arch import GraphSupport
+from mtpgraft.arch import GraphSupport, spec_for
 from mtpgraft.container import GGUFModel, Tensor
 from mtpgraft.errors import RefusedError
 from mtpgraft.head import Head, HeadBlock, HeadState
@@ -108,7 +108,7 @@ def retyped(
     head_block: int | None,
 ) -> tuple[OutTensor, str | None]:
     """A tensor under a new name, copied or converted as `wanted_type` asks."""
-    target, warning = choose_type(local_name, tensor, wanted_type)
+    target, warning = choose_type(local_name, tensor, wanted_type, spec_for(model.architecture))
     source = model.source_of(tensor)
     same_order = byte_order == model.byte_order
     if target.id == tensor.type_id and same_order:
