@@ -69,7 +69,14 @@ class MtpgraftError(Exception):
             for label, side in (("expected", self.expected), ("found", self.found))
             if side is not None
         ]
-        return f"{text} ({', '.join(sides)})" if sides else text
+        return _one_line(f"{text} ({', '.join(sides)})" if sides else text)
+
+
+def _one_line(text: str) -> str:
+    """Names out of a file may hold line breaks and what a terminal would obey: those are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 class UsageError(MtpgraftError):

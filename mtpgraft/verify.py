@@ -8,18 +8,31 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from mtpgraft.compare import same_bytes
 from mtpgraft.container import GGUFModel, Tensor
 from mtpgraft.errors import MtpgraftError
 from mtpgraft.head import Head, HeadState, find_head, head_digest
 from mtpgraft.plan.keys import HEAD_SHA256, OWN, SPLIT_KEYS, key_changes
 from mtpgraft.plan.values import KeyChange
 from mtpgraft.quantize import convert
-from mtpgraft.source.base import read_exactly
+from mtpgraft.source.base import Source, read_exactly
 
 _CHUNK_NBYTES = 4 * 2**20
+_MAX_PADDING_NBYTES = 2**16
+"""Most that is compared along with the tensors on both sides of it."""
 
 Progress = Callable[[int], None]
+
+
+class Samples(Protocol):
+    """What is known of a trunk that was moved, not copied (inplace/samples.py)."""
+
+    @property
+    def sampled_nbytes(self) -> int: ...
+
+    def holds_for(self, source: Source, data_start: int) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +75,20 @@ class _Tally:
 
 
 def verify_graft(
-    out: GGUFModel, base: GGUFModel, donor: GGUFModel | None = None, progress: Progress | None = None
+    out: GGUFModel,
+    base: GGUFModel,
+    donor: GGUFModel | None = None,
+    progress: Progress | None = None,
+    samples: Samples | None = None,
 ) -> VerifyReport:
-    """Hold a grafted model against its base and, when given, the donor of its head."""
+    """Hold a grafted model against its base and, when given, the donor of its head.
+
+    samples: of the base's trunk, after a change in place, when the base's own bytes are no more.
+    """
     tally = _Tally(progress or (lambda n: None))
     head, base_head = find_head(out), find_head(base)
     _check_layout(tally, out)
-    trunk_nbytes = _check_trunk(tally, out, head, base, base_head)
+    trunk_nbytes = _check_trunk(tally, out, head, base, base_head, samples)
     _check_keys(tally, out, head, base)
     _check_declaration(tally, out, head)
     sha = _check_digest(tally, out, head)
@@ -78,12 +98,14 @@ def verify_graft(
     return VerifyReport(tuple(tally.checks), changes, added, trunk_nbytes, head_nbytes, sha)
 
 
-def verify_strip(out: GGUFModel, model: GGUFModel, progress: Progress | None = None) -> VerifyReport:
-    """Hold a stripped model against the one it was made from."""
+def verify_strip(
+    out: GGUFModel, model: GGUFModel, progress: Progress | None = None, samples: Samples | None = None
+) -> VerifyReport:
+    """Hold a stripped model against the one it was made from. samples: as for verify_graft."""
     tally = _Tally(progress or (lambda n: None))
     head, old_head = find_head(out), find_head(model)
     _check_layout(tally, out)
-    trunk_nbytes = _check_trunk(tally, out, head, model, old_head)
+    trunk_nbytes = _check_trunk(tally, out, head, model, old_head, samples)
     tally.add("no head is left", not head.blocks, "none", f"{len(head.blocks)} blocks")
     changes = key_changes(model.keys, out.keys)
     return VerifyReport(tuple(tally.checks), changes, (), trunk_nbytes, 0, None)
@@ -118,7 +140,9 @@ def _check_layout(tally: _Tally, out: GGUFModel) -> None:
     tally.add("offsets without gaps, in table order", not gapped, "none", ", ".join(gapped) or "none")
 
 
-def _check_trunk(tally: _Tally, out: GGUFModel, head: Head, base: GGUFModel, base_head: Head) -> int:
+def _check_trunk(
+    tally: _Tally, out: GGUFModel, head: Head, base: GGUFModel, base_head: Head, samples: Samples | None
+) -> int:
     ours, theirs = _trunk(out, head), _trunk(base, base_head)
     table = [(t.name, t.shape, t.type_id) for t in ours]
     wanted = [(t.name, t.shape, t.type_id) for t in theirs]
@@ -128,16 +152,14 @@ def _check_trunk(tally: _Tally, out: GGUFModel, head: Head, base: GGUFModel, bas
         first = next((f"{b or 'nothing'} became {o or 'nothing'}" for o, b in pairs if o != b), "another order")
         detail = first
     tally.add("trunk tensors: names, shapes, types, order", table == wanted, len(wanted), len(table), detail)
-    by_name = {tensor.name: tensor for tensor in ours}
-    n_equal = n_bytes = 0
-    first_bad = ""
-    for tensor in theirs:
-        mine = by_name.get(tensor.name)
-        if mine is not None and mine.n_bytes >= tensor.n_bytes and _same_raw(out, mine, base, tensor, tally.progress):
-            n_equal += 1
-            n_bytes += tensor.n_bytes
-        elif not first_bad:
-            first_bad = tensor.name
+    if samples is not None:
+        alike = [(t.offset - out.shards[0].data_start, t.n_bytes) for t in ours] == [
+            (t.offset - base.shards[0].data_start, t.n_bytes) for t in theirs
+        ]
+        same = alike and samples.holds_for(out.shards[0].source, out.shards[0].data_start)
+        tally.add("trunk: samples (moved, not copied)", same, "equal", "equal" if same else "different")
+        return samples.sampled_nbytes if same else 0
+    n_equal, n_bytes, first_bad = _compare_trunks(out, ours, base, theirs, tally.progress)
     tally.add(
         "trunk tensors: every byte",
         n_equal == len(theirs),
@@ -146,6 +168,55 @@ def _check_trunk(tally: _Tally, out: GGUFModel, head: Head, base: GGUFModel, bas
         first_bad,
     )
     return n_bytes
+
+
+def _compare_trunks(
+    out: GGUFModel, ours: list[Tensor], base: GGUFModel, theirs: list[Tensor], progress: Progress
+) -> tuple[int, int, str]:
+    """(equal tensors, bytes in them, first that differs). Tensors that lie alike in both files are read as one."""
+    by_name = {tensor.name: tensor for tensor in ours}
+    n_equal = n_bytes = 0
+    first_bad = ""
+    for group in _lying_alike(theirs, by_name):
+        first, last = group[0], group[-1]
+        mine = by_name.get(first.name)
+        if mine is not None and len(group) > 1:
+            n = last.offset + last.n_bytes - first.offset
+            if same_bytes(out.source_of(mine), mine.offset, base.source_of(first), first.offset, n, progress):
+                n_equal, n_bytes = n_equal + len(group), n_bytes + sum(tensor.n_bytes for tensor in group)
+                continue
+        for tensor in group:  # alone, or to find which of them differs (the padding between them may, harmlessly)
+            mine = by_name.get(tensor.name)
+            if mine is not None and mine.n_bytes >= tensor.n_bytes and _same_raw(out, mine, base, tensor, progress):
+                n_equal, n_bytes = n_equal + 1, n_bytes + tensor.n_bytes
+            elif not first_bad:
+                first_bad = tensor.name
+    return n_equal, n_bytes, first_bad
+
+
+def _lying_alike(theirs: list[Tensor], by_name: dict[str, Tensor]) -> Iterator[list[Tensor]]:
+    """Runs of neighbours whose distances and lengths are the same in the other file."""
+    group: list[Tensor] = []
+    previous: Tensor | None = None
+    for tensor in theirs:
+        mine = by_name.get(tensor.name)
+        if (
+            group
+            and mine is not None
+            and previous is not None
+            and mine.n_bytes == tensor.n_bytes
+            and (mine.shard, tensor.shard) == (previous.shard, group[-1].shard)
+            and tensor.offset - group[-1].offset == mine.offset - previous.offset
+            and 0 <= tensor.offset - group[-1].offset - group[-1].n_bytes < _MAX_PADDING_NBYTES
+        ):
+            group.append(tensor)
+        else:
+            if group:
+                yield group
+            group = [tensor]
+        previous = mine if mine is not None and mine.n_bytes == tensor.n_bytes else None
+    if group:
+        yield group
 
 
 def _trunk(model: GGUFModel, head: Head) -> list[Tensor]:
@@ -254,12 +325,7 @@ def _same_raw(a: GGUFModel, ours: Tensor, b: GGUFModel, theirs: Tensor, progress
     n_bytes = min(ours.n_bytes, theirs.n_bytes)
     if abs(ours.n_bytes - theirs.n_bytes) >= max(a.alignment, b.alignment):
         return False  # a type of unknown size is measured with its padding, which may differ in length
-    pairs = zip(_raw_chunks(a, ours, n_bytes), _raw_chunks(b, theirs, n_bytes), strict=True)
-    for mine, other in pairs:
-        if mine != other:
-            return False
-        progress(len(mine))
-    return True
+    return same_bytes(a.source_of(ours), ours.offset, b.source_of(theirs), theirs.offset, n_bytes, progress)
 
 
 def _raw_chunks(model: GGUFModel, tensor: Tensor, n_bytes: int) -> Iterator[bytes]:

@@ -228,7 +228,10 @@ HOSTILE: dict[str, tuple[bytes, type[MtpgraftError]]] = {
     "nested arrays": (keyed(Built().text("k") + struct.pack("<IIQ", ARR, ARR, 1)), InvalidFileError),
     "value type 13": (keyed(Built().text("k") + struct.pack("<IQ", 13, 0)), InvalidFileError),
     "empty key name": (keyed(Built().text("") + struct.pack("<II", U32, 0)), InvalidFileError),
-    "key name not UTF-8": (keyed(Built().text(b"\xff\xfe") + struct.pack("<II", U32, 0)), InvalidFileError),
+    "tensor name not UTF-8": (
+        with_entry("t").replace(b"\x01" + bytes(7) + b"t", b"\x01" + bytes(7) + b"\xff"),
+        InvalidFileError,
+    ),
     "duplicate key": (Built([("a", U32, 1), ("a", U32, 1)]).bytes(), InvalidFileError),
     "alignment 0": (Built([("general.alignment", U32, 0)]).bytes(), InvalidFileError),
     "alignment 24": (Built([("general.alignment", U32, 24)]).bytes(), InvalidFileError),

@@ -129,3 +129,20 @@ def test_every_offered_type_is_written(tmp_path: Path) -> None:
     for name in writable_types():
         known = parse_type(name)
         assert len(encode_rows(values, known.id)) == known.nbytes((256, 32))
+
+
+def test_every_half_precision_number_is_read_as_numpy_does() -> None:
+    halves = np.arange(65536, dtype=np.uint16)
+    for part in (halves[(halves & 0x7FFF) < 0x7C00], halves):
+        expected = part.view(np.float16).astype(np.float32)
+        for order in "<>":
+            ours = decode_rows(part.astype(order + "u2").tobytes(), 1, len(part), F16, order)
+            assert np.array_equal(ours.reshape(-1).view(np.uint32), expected.view(np.uint32))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([BF16, F16, F32]))
+def test_q8_0_of_random_bits_is_ggmls_own(seed: int, from_type: int) -> None:
+    raw = np.random.default_rng(seed).integers(0, 256, 4 * 1024, np.uint8).tobytes()
+    values = decode_rows(raw, 32, len(raw) // 32 // (4 if from_type == F32 else 2), from_type)
+    assert encode_rows(values, Q8_0) == ggml(values, Q8_0)

@@ -36,7 +36,7 @@ def demo(quiet: Quiet = False) -> None:
         folder = Path(name)
         head, out, back = folder / "head.gguf", folder / "model-Q2_K-MTP.gguf", folder / "back.gguf"
         steps: list[tuple[list[object], Callable[[], None]]] = [
-            (["inspect", base], lambda: inspect(str(base))),
+            (["inspect", base], lambda: inspect(str(base), quiet=quiet)),
             (["extract", donor, "-o", head], lambda: extract(str(donor), head, Kind.donor, quiet=quiet)),
             (["graft", base, head, "-o", out], lambda: graft(str(base), str(head), out, quiet=quiet)),
             (

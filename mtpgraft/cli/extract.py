@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mtpgraft.cli.options import AsJson, Donor, DryRun, Force, NoProgress, Out, Quiet
+from mtpgraft.cli.options import AsJson, Donor, DryRun, Force, MaxHeader, NoProgress, Out, Quiet
 from mtpgraft.cli.output import Output
-from mtpgraft.cli.run import Writing, carry_out
+from mtpgraft.cli.run import DEFAULT_MAX_HEADER, Writing, carry_out
+
+if TYPE_CHECKING:
+    from mtpgraft.surgery import Outcome, RunOptions
 
 
 class Kind(str, Enum):
@@ -33,12 +36,18 @@ def extract(
     as_json: AsJson = False,
     quiet: Quiet = False,
     no_progress: NoProgress = False,
+    max_header: MaxHeader = DEFAULT_MAX_HEADER,
 ) -> None:
-    """Take the MTP head out of a model into a small file of its own."""
-    from mtpgraft import surgery
+    """Take the MTP head out of a model into a small file.
 
-    carry_out(
-        Output(as_json, quiet, not no_progress),
-        Writing(dry_run, force),
-        lambda run: surgery.extract(donor, out, kind.value, wanted_type.lower(), run),
-    )
+    Of a remote model only the header and the head are fetched. Of a safetensors checkpoint the head is converted as
+    llama.cpp's converter does.
+    """
+    from mtpgraft import surgery
+    from mtpgraft.acquire import acquire_donor
+
+    def operation(run: RunOptions) -> Outcome:
+        source = donor if run.dry_run else acquire_donor(donor, kind.value, run)
+        return surgery.extract(source, out, kind.value, wanted_type.lower(), run)
+
+    carry_out(Output(as_json, quiet, not no_progress), Writing(dry_run, force, max_header=max_header), operation)

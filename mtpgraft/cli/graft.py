@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mtpgraft.cli.options import AsJson, Base, Donor, DryRun, Force, InPlace, MaybeOut, NoProgress, Quiet
+from mtpgraft.cli.options import AsJson, Base, Donor, DryRun, Force, InPlace, MaxHeader, MaybeOut, NoProgress, Quiet
 from mtpgraft.cli.output import Output
-from mtpgraft.cli.run import Writing, carry_out, target
+from mtpgraft.cli.run import DEFAULT_MAX_HEADER, Writing, carry_out, target
+
+if TYPE_CHECKING:
+    from mtpgraft.surgery import Outcome, RunOptions
 
 
 def graft(
@@ -35,18 +38,21 @@ def graft(
     as_json: AsJson = False,
     quiet: Quiet = False,
     no_progress: NoProgress = False,
+    max_header: MaxHeader = DEFAULT_MAX_HEADER,
 ) -> None:
     """Put a donor's MTP head onto a base model.
 
     The base's own tensors are copied byte for byte; of its keys only those change that declare the head.
     """
     from mtpgraft import surgery
+    from mtpgraft.acquire import local_donor
     from mtpgraft.plan import GraftOptions
 
     options = GraftOptions(wanted_type.lower(), replace, allow_mismatch, keep_split)
     path = target(out, in_place, base)
-    carry_out(
-        Output(as_json, quiet, not no_progress),
-        Writing(dry_run, force, in_place),
-        lambda run: surgery.graft(base, donor, path, options, run),
-    )
+
+    def operation(run: RunOptions) -> Outcome:
+        with local_donor(donor, path.parent, run, options.wanted_type) as source:
+            return surgery.graft(base, source, path, options, run)
+
+    carry_out(Output(as_json, quiet, not no_progress), Writing(dry_run, force, in_place, max_header), operation)

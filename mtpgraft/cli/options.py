@@ -7,10 +7,18 @@ from typing import Annotated, Optional
 
 import typer
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A GGUF file, any shard of a split set, or its folder.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A GGUF: a file, any shard of a split set, its folder, hf:org/repo:QUANT or a URL."
+    ),
+]
 Donor = Annotated[
     str,
-    typer.Argument(metavar="DONOR", help="Where the head comes from: a head file, sidecar, full GGUF or split set."),
+    typer.Argument(
+        metavar="DONOR",
+        help="Where the head comes from: a GGUF, head file, sidecar or safetensors folder; hf:org/repo or a URL.",
+    ),
 ]
 Base = Annotated[str, typer.Argument(metavar="BASE", help="The GGUF that receives the head.")]
 Out = Annotated[Path, typer.Option("-o", "--output", metavar="OUT.gguf", help="The file to write.")]
@@ -26,3 +34,6 @@ InPlace = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes on stderr.")]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="No progress bar.")]
+MaxHeader = Annotated[
+    str, typer.Option("--max-header", metavar="SIZE", help="Largest header to read, in bytes or as 256M.")
+]

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from mtpgraft.surgery import Outcome, RunOptions
 
 
+DEFAULT_MAX_HEADER = "128M"
+
+
 @dataclass(frozen=True, slots=True)
 class Writing:
     """The options of every command that writes a file."""
@@ -21,6 +24,7 @@ class Writing:
     dry_run: bool
     force: bool
     in_place: bool = False
+    max_header: str = DEFAULT_MAX_HEADER
 
 
 def carry_out(output: Output, writing: Writing, operation: Callable[[RunOptions], Outcome]) -> None:
@@ -36,13 +40,38 @@ def carry_out(output: Output, writing: Writing, operation: Callable[[RunOptions]
                 in_place=writing.in_place,
                 on_write=on_write,
                 on_verify=on_verify,
+                max_header_nbytes=parse_size(writing.max_header),
             )
         )
+    say_fetched(output)
     output.warn(outcome.plan.warnings)
     if output.as_json:
         output.json(outcome_json(outcome))
     else:
         output.lines(outcome_lines(outcome))
+
+
+def say_fetched(output: Output) -> None:
+    """Say what the network gave, if it was asked."""
+    from mtpgraft.report.text import nbytes
+    from mtpgraft.source.transport import fetched_in_all
+
+    fetched = fetched_in_all()
+    if fetched.n_requests and not output.as_json:
+        output.note(f"fetched {nbytes(fetched.n_bytes)} of {nbytes(fetched.of_nbytes)}")
+
+
+def parse_size(text: str) -> int:
+    """Bytes from `1000000`, `128M` or `1.5G` (1024-based, as other tools take sizes of memory)."""
+    factors = {"K": 2**10, "M": 2**20, "G": 2**30}
+    digits, factor = (text[:-1], factors[text[-1].upper()]) if text[-1:].upper() in factors else (text, 1)
+    try:
+        n_bytes = int(float(digits) * factor)
+    except (ValueError, OverflowError):
+        n_bytes = 0
+    if n_bytes <= 0:
+        raise UsageError("not a size", expected="bytes, or 256M", found=text)
+    return n_bytes
 
 
 def target(out: Path | None, in_place: bool, model: str) -> Path:

@@ -17,7 +17,13 @@ from mtpgraft.source.base import Source
 
 MAX_HEADER_NBYTES = 128 * 2**20
 """Largest header read. The largest seen is Gemma 4's, 15.8 MB."""
-_FIRST_READ_NBYTES = 256 * 1024
+_FIRST_READ_NBYTES = 512 * 1024
+_GROWTH_NBYTES = 512 * 1024
+"""First window, and most that it grows by on speculation. Real headers are 6 to 16 MB, nearly all of it token lists,
+whose end `skip_strings` estimates: a 10 MB header takes a handful of reads, and little is read that is not header."""
+_ESTIMATE_AFTER = 1000
+"""Strings seen before their average length is trusted. Tokens and merges grow longer along the list, so the estimate is
+short rather than long."""
 _MAX_DIMS = 4  # GGML_MAX_DIMS
 _MAX_TENSOR_NAME = 63  # GGML_MAX_NAME is 64 with the final NUL
 _MAX_KEY_NAME = 65535  # "up to 2^16-1 bytes" in docs/gguf.md
@@ -48,8 +54,8 @@ class _Reader:
         """Bytes of the file after the position."""
         return self.source.size - self.position
 
-    def need(self, end: int, what: str) -> None:
-        """Have the buffer reach `end`, or say what the file ended in."""
+    def need(self, end: int, what: str, likely_end: int = 0) -> None:
+        """Have the buffer reach `end` (and `likely_end`, if the file has it), or say what the file ended in."""
         if end <= len(self.buffer):
             return
         if end > self.source.size:
@@ -69,7 +75,8 @@ class _Reader:
                 expected=f"at most {self.max_nbytes} bytes",
                 found=f"{end} bytes or more",
             )
-        want = min(max(end, 2 * len(self.buffer), _FIRST_READ_NBYTES), self.source.size, self.max_nbytes)
+        grown = len(self.buffer) + min(len(self.buffer), _GROWTH_NBYTES)
+        want = min(max(end, likely_end, grown, _FIRST_READ_NBYTES), self.source.size, self.max_nbytes)
         self.buffer += self.source.read_at(len(self.buffer), want - len(self.buffer))
         if len(self.buffer) < end:
             raise TruncatedError(f"the file ends inside {what}", file=self.source.name, where=f"offset {self.position}")
@@ -86,8 +93,8 @@ class _Reader:
         self.position += 8
         return int(value)
 
-    def take_name(self, limit: int, what: str) -> str:
-        """A length-prefixed UTF-8 name of 1 to `limit` bytes."""
+    def take_name(self, limit: int, what: str, *, must_be_text: bool = True) -> str:
+        """A length-prefixed name of 1 to `limit` bytes. What is not UTF-8 is refused, or written as `\\xff`."""
         start = self.position
         length = self.take_u64(what)
         if not 1 <= length <= limit:
@@ -95,6 +102,8 @@ class _Reader:
         self.need(self.position + length, what)
         raw = self.buffer[self.position : self.position + length]
         self.position += length
+        if not must_be_text:
+            return raw.decode("utf-8", "backslashreplace")
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
@@ -102,7 +111,7 @@ class _Reader:
 
     def skip_strings(self, n: int, what: str) -> None:
         """Walk over `n` length-prefixed strings without making an object of any."""
-        position = self.position
+        start, n_all, position = self.position, n, self.position
         u64, buffer = self.u64, self.buffer
         while n:
             try:
@@ -113,7 +122,9 @@ class _Reader:
             except (struct.error, OverflowError):  # past the buffer, or a length past 2^63
                 if position > self.source.size:
                     self.need(position, what)
-                self.need(position + 8, what)
+                n_seen = n_all - n
+                estimate = position + n * (position - start) // n_seen if n_seen >= _ESTIMATE_AFTER else 0
+                self.need(position + 8, what, estimate)
         if position > len(buffer):
             self.need(position, what)
         self.position = position
@@ -210,7 +221,7 @@ def _read_keys(reader: _Reader, n_keys: int) -> list[_KeySpan]:
     keys: list[_KeySpan] = []
     for _ in range(n_keys):
         start = reader.position
-        name = reader.take_name(_MAX_KEY_NAME, f"key number {len(keys)}")
+        name = reader.take_name(_MAX_KEY_NAME, f"key number {len(keys)}", must_be_text=False)
         what = f"key {name}"
         value_type = _value_type(reader, what)
         item_type: ValueType | None = None

@@ -9,6 +9,7 @@ from mtpgraft.container import GGUFModel, Key, ValueType
 from mtpgraft.container.encode import make_array, make_key
 from mtpgraft.errors import RefusedError
 from mtpgraft.head import Head
+from mtpgraft.kinship import fingerprint_keys, n_tokens
 from mtpgraft.plan.donor import plan_head, require_head, retyped
 from mtpgraft.plan.keys import HEAD_SHA256, OWN, SPLIT_KEYS, with_value
 from mtpgraft.plan.values import FilePlan, OutTensor, SurgeryPlan
@@ -106,30 +107,25 @@ def _provenance(donor: GGUFModel, head: Head, kind: str) -> tuple[Key, ...]:
         make_key(HEAD_SHA256, ValueType.STRING, "0" * 64, order),
         make_array("mtpgraft.head_blocks", ValueType.UINT32, [b.index for b in head.blocks], order),
     ]
-    n_vocab = vocabulary_size(donor)
+    n_vocab = n_tokens(donor)
     if n_vocab:
         keys.append(make_key("mtpgraft.vocab_size", ValueType.UINT32, n_vocab, order))
-    return tuple(keys)
+    return (*keys, *fingerprint_keys(donor))
 
 
 def donor_label(donor: GGUFModel) -> str:
-    """What to call a donor in the keys of what was made from it: its own name, or its file's, never a path."""
+    """What to call a donor in the keys of what was made from it: its own name, or its file's, never a path.
+
+    A head file passes on what it was itself made from.
+    """
+    origin = donor.text("mtpgraft.donor")
+    if origin is not None and donor.key("mtpgraft.kind") is not None:
+        return origin
+    if donor.name.startswith("hf:"):
+        return donor.name
     file_name = donor.name.replace("\\", "/").rsplit("/", 1)[-1]
     own = donor.text("general.name")
     return f"{own} ({file_name})" if own else file_name
-
-
-def vocabulary_size(model: GGUFModel) -> int | None:
-    """Number of tokens: of the tokenizer, the embedding, a head file's own note, or None when nothing says."""
-    tokens = model.key("tokenizer.ggml.tokens")
-    if tokens is not None and tokens.is_array:
-        return tokens.n_items
-    embedding = model.tensor_by_name.get("token_embd.weight")
-    if embedding is not None and len(embedding.shape) == 2:
-        return embedding.shape[1]
-    noted = model.key("mtpgraft.vocab_size")
-    value = None if noted is None or noted.is_array else noted.scalar()
-    return value if isinstance(value, int) else model.count("vocab_size")
 
 
 def _sidecar_roots(donor: GGUFModel, head: Head, wanted_type: str) -> tuple[tuple[OutTensor, ...], list[str]]:

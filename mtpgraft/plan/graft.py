@@ -10,8 +10,9 @@ from mtpgraft.container import GGUFModel, Key, ValueType
 from mtpgraft.container.encode import make_key
 from mtpgraft.errors import RefusedError
 from mtpgraft.head import Head, HeadState
+from mtpgraft.kinship import Verdict, kinship, n_tokens
 from mtpgraft.plan.donor import HeadTensors, plan_head, require_head
-from mtpgraft.plan.extract import donor_label, vocabulary_size
+from mtpgraft.plan.extract import donor_label
 from mtpgraft.plan.keys import (
     HEAD_SHA256,
     OWN,
@@ -21,6 +22,7 @@ from mtpgraft.plan.keys import (
     provenance,
     undeclare_head,
 )
+from mtpgraft.plan.pad import with_block_padding
 from mtpgraft.plan.strip import gaps, trunk_tensors
 from mtpgraft.plan.values import FilePlan, SurgeryPlan, copied
 from mtpgraft.source.splits import shard_file_name
@@ -63,7 +65,7 @@ def plan_graft(
     _refuse_unfit_base(base, base_head, options)
     differences = _pair_problems(base, donor, options)
     require_head(donor, donor_head)
-    warnings = [*donor_head.assumptions, *differences, *gaps(base)]
+    warnings = [*donor_head.assumptions, *differences, *_kinship_problems(base, donor, options), *gaps(base)]
     n_trunk = base_head.n_trunk
     clean_keys = undeclare_head(base, base_head).keys if base_head.blocks else base.keys
     clean_keys = tuple(key for key in clean_keys if not key.name.startswith(OWN))
@@ -81,19 +83,18 @@ def plan_graft(
         files = _split_files(base, base_head, (*declared.keys, *made_by), head, out)
     else:
         keys = tuple(key for key in declared.keys if not (base.is_split and key.name in SPLIT_KEYS))
-        files = (
-            FilePlan(
-                path=out,
-                version=max(shard.version for shard in base.shards),
-                byte_order=base.byte_order,
-                alignment=base.alignment,
-                keys=(*keys, *made_by),
-                tensors=(*trunk, *head.tensors),
-                digest_key=HEAD_SHA256,
-            ),
+        file = FilePlan(
+            path=out,
+            version=max(shard.version for shard in base.shards),
+            byte_order=base.byte_order,
+            alignment=base.alignment,
+            keys=(*keys, *made_by),
+            tensors=(*trunk, *head.tensors),
+            digest_key=HEAD_SHA256,
         )
+        files = (file if base.is_split else with_block_padding(file, base.shards[0].data_start),)
     changes = key_changes(base.keys, files[0].keys)
-    return SurgeryPlan("graft", base.name, donor.name, files, changes, head.rows, (*warnings, *head.warnings))
+    return SurgeryPlan("graft", base.name, donor_label(donor), files, changes, head.rows, (*warnings, *head.warnings))
 
 
 def _refuse_unfit_base(base: GGUFModel, head: Head, options: GraftOptions) -> None:
@@ -143,7 +144,7 @@ def _pair_problems(base: GGUFModel, donor: GGUFModel, options: GraftOptions) -> 
             hint="a head fits only the model it was trained with",
         )
     different = [*_differing_shape_keys(base, donor)]
-    n_vocab, donor_n_vocab = vocabulary_size(base), vocabulary_size(donor)
+    n_vocab, donor_n_vocab = n_tokens(base), n_tokens(donor)
     if n_vocab and donor_n_vocab and n_vocab != donor_n_vocab:
         different.append(f"vocabulary: {n_vocab} tokens in the base, {donor_n_vocab} in the donor")
     if different and not options.allow_mismatch:
@@ -153,6 +154,21 @@ def _pair_problems(base: GGUFModel, donor: GGUFModel, options: GraftOptions) -> 
             hint="take the head from the model that the base was made from; --allow-mismatch goes on all the same",
         )
     return [f"base and donor differ in {text}" for text in different]
+
+
+def _kinship_problems(base: GGUFModel, donor: GGUFModel, options: GraftOptions) -> list[str]:
+    """Refuse a donor whose trunk is another model's; return a warning for one that is close, or cannot be told."""
+    found = kinship(base, donor)
+    if found.verdict is Verdict.DIFFERENT and not options.allow_mismatch:
+        raise RefusedError(
+            f"base and donor are not the same model: {found.explanation}",
+            file=donor.name,
+            hint="take the head from the model that the base was made from; --allow-mismatch goes on all the same",
+        )
+    warnings = [] if found.verdict is Verdict.SAME else [found.explanation]
+    if found.same_tokens is False:
+        warnings.append("base and donor have different token lists: the head may draft tokens that mean something else")
+    return warnings
 
 
 def _differing_shape_keys(base: GGUFModel, donor: GGUFModel) -> list[str]:

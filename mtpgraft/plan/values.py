@@ -8,6 +8,7 @@ from pathlib import Path
 from mtpgraft.container import Key, Tensor
 from mtpgraft.container.encode import EncodedHeader, TableRow, encode_header
 from mtpgraft.container.layout import padded
+from mtpgraft.recipe import Rows
 from mtpgraft.source.base import Source
 
 
@@ -35,6 +36,13 @@ class ConvertTensor:
 
 
 @dataclass(frozen=True, slots=True)
+class ComputedTensor:
+    """A tensor that is computed, row after row, from any number of others (a checkpoint's, by a recipe)."""
+
+    rows: Rows = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class OutTensor:
     """A tensor of the file to be written.
 
@@ -47,7 +55,7 @@ class OutTensor:
     shape: tuple[int, ...]
     type_id: int
     n_bytes: int
-    data: CopyBytes | ConvertTensor
+    data: CopyBytes | ConvertTensor | ComputedTensor
     head_block: int | None = None
 
     @property

@@ -187,8 +187,8 @@ def check_rows(report: VerifyReport) -> list[tuple[str, str, str, str]]:
         (
             "ok" if check.ok else "FAIL",
             clean(check.name),
-            clean(check.expected)[:64],
-            clean(check.observed)[:64] + (f" ({clean(check.detail)})" if check.detail else ""),
+            clean(check.expected)[:40],
+            clean(check.observed)[:40] + (f" ({clean(check.detail)})" if check.detail else ""),
         )
         for check in report.checks
     ]

@@ -7,7 +7,13 @@ import stat
 import threading
 from pathlib import Path
 
-from mtpgraft.errors import InputError, TransientError
+from mtpgraft.errors import InputError, RefusedError, TransientError, TruncatedError
+
+
+def journal_path(path: Path) -> Path:
+    """Where the journal of a change in place of `path` is, while that is not complete."""
+    real = Path(os.path.realpath(path))
+    return real.with_name(f".{real.name}.mtpgraft-journal")
 
 
 class LocalFile:
@@ -24,8 +30,11 @@ class LocalFile:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, path: Path) -> LocalFile:
-        """Open `path`. It is checked before and after opening, so that a pipe is never waited for."""
+    def open(cls, path: Path, *, in_between: bool = False) -> LocalFile:
+        """Open `path`. It is checked before and after opening, so that a pipe is never waited for.
+
+        in_between: also while it is being changed in place; otherwise RefusedError.
+        """
         try:
             mode = path.stat().st_mode
         except FileNotFoundError:
@@ -35,6 +44,12 @@ class LocalFile:
         if not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
             raise InputError(f"is {kind}", file=path, expected="a file")
+        if not in_between and os.path.exists(journal_path(path)):  # noqa: PTH110  (a name too long is no error)
+            raise RefusedError(
+                "is being changed in place, or was when mtpgraft was stopped",
+                file=path,
+                hint=f"mtpgraft recover {path}",
+            )
         try:
             fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
         except OSError as error:
@@ -53,15 +68,47 @@ class LocalFile:
     def size(self) -> int:
         return self._size
 
+    def fileno(self) -> int:
+        """The descriptor, for calls that let the kernel read it."""
+        return self._fd
+
+    def require(self, offset: int, n_bytes: int, what: str) -> None:
+        """Raise TruncatedError unless the file still reaches as far as this."""
+        size = os.fstat(self._fd).st_size
+        if offset + n_bytes > size:
+            raise TruncatedError(
+                f"the file ends inside {what}",
+                file=self._path,
+                where=f"offset {offset}",
+                expected=f"{offset + n_bytes} bytes",
+                found=f"{size} bytes",
+                hint="it became shorter while it was read: is something else writing it?",
+            )
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` from `offset`; returns how much of it, less than its length only at the end of the file."""
+        if not hasattr(os, "preadv"):
+            data = self.read_at(offset, len(buffer))
+            buffer[: len(data)] = data
+            return len(data)
+        done = 0
+        while done < len(buffer):
+            try:
+                n = os.preadv(self._fd, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise self._failed(error, offset + done) from error
+            if n == 0:
+                break
+            done += n
+        return done
+
     def read_at(self, offset: int, n_bytes: int) -> bytes:
         parts: list[bytes] = []
         while n_bytes > 0:
             try:
                 part = self._pread(n_bytes, offset)
             except OSError as error:
-                raise TransientError(
-                    f"reading failed: {error.strerror}", file=self._path, where=f"offset {offset}"
-                ) from error
+                raise self._failed(error, offset) from error
             if not part:
                 break
             parts.append(part)
@@ -73,6 +120,9 @@ class LocalFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _failed(self, error: OSError, offset: int) -> TransientError:
+        return TransientError(f"reading failed: {error.strerror}", file=self._path, where=f"offset {offset}")
 
     def _pread(self, n_bytes: int, offset: int) -> bytes:
         if hasattr(os, "pread"):

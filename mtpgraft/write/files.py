@@ -1,0 +1,244 @@
+"""Writes the planned files under temporary names. Nothing appears under a final name here: `Written.publish` renames,
+after the caller has verified what was written.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtpgraft.container.encode import EncodedHeader
+from mtpgraft.errors import InputError, RefusedError, TransientError
+from mtpgraft.head import head_digest
+from mtpgraft.plan.values import ComputedTensor, CopyBytes, FilePlan, OutTensor, SurgeryPlan
+from mtpgraft.quantize import convert
+from mtpgraft.recipe import encoded
+from mtpgraft.source.base import Source, read_exactly
+from mtpgraft.write import disk
+from mtpgraft.write.copying import CHUNK_NBYTES, Copier, Span, is_full, joined
+from mtpgraft.write.leftovers import create_temporary, remove_leftovers, temporary_name
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes written since the last call."""
+
+DigestRow = tuple[int, str, tuple[int, ...], int, str]
+"""What head_digest takes for one head tensor."""
+
+_DIGEST_PLACEHOLDER = b"0" * 64
+_SPACE_RESERVE_NBYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Complete files under temporary names: (temporary, final) for each planned file."""
+
+    files: tuple[tuple[Path, Path], ...]
+
+    @property
+    def first(self) -> Path:
+        """The temporary name of the first file."""
+        return self.files[0][0]
+
+    def publish(self) -> None:
+        """Give the files their final names. Raises TransientError when the file system refuses."""
+        try:
+            for temporary, final in self.files:
+                disk.rename(temporary, final)
+            for folder in {final.parent for _, final in self.files}:
+                disk.sync_folder(folder)
+        except OSError as error:
+            raise io_error(error, self.files[0][1], "could not be put in place") from error
+
+    def discard(self) -> None:
+        """Remove what is left of the temporary files."""
+        for temporary, _ in self.files:
+            with suppress(OSError):
+                if temporary.exists():
+                    disk.unlink(temporary)
+
+
+def check_targets(plan: SurgeryPlan, *, overwrite: bool) -> None:
+    """Raise unless every planned file can be written: folder there, name free (or `overwrite`), disk large enough.
+
+    What killed runs left behind for these files is removed first.
+    """
+    needed: dict[Path, int] = {}
+    for file in plan.files:
+        folder = file.path.parent
+        if not folder.is_dir():
+            raise InputError("no such folder to write into", file=folder, hint=f"mkdir -p {folder}")
+        if file.path.is_dir():
+            raise InputError("is a folder", file=file.path, expected="the name of a file to write")
+        if file.path.exists() and not overwrite:
+            raise RefusedError("exists already", file=file.path, hint="--force overwrites it, or choose another name")
+        remove_leftovers(file.path)
+        needed[folder] = needed.get(folder, 0) + file.header().file_nbytes
+    for folder, n_bytes in needed.items():
+        check_room(folder, n_bytes)
+
+
+def check_room(folder: Path, n_bytes: int) -> None:
+    """Raise TransientError unless the disk of `folder` has room for `n_bytes`."""
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes + _SPACE_RESERVE_NBYTES:
+        raise TransientError(
+            "not enough room on the disk", file=folder, expected=f"{n_bytes} bytes", found=f"{free} bytes free"
+        )
+
+
+def write_plan(
+    plan: SurgeryPlan, progress: Progress | None = None, n_threads: int | None = None, mode: int = 0o666
+) -> Written:
+    """Write all files of a plan under temporary names and sync them. On any failure nothing is left behind.
+
+    mode: permissions of the new files, before the umask.
+    Raises TransientError for disk trouble, TruncatedError when a source turns out shorter than its header says.
+    """
+    report = _shared(progress or (lambda n: None))
+    written = Written(tuple((temporary_name(file.path), file.path) for file in plan.files))
+    fds: list[int] = []
+    rows: list[DigestRow] = []
+    current = plan.files[0].path
+    try:
+        try:
+            for (temporary, _), file in zip(written.files, plan.files, strict=True):
+                current = file.path
+                fds.append(create_temporary(temporary, mode))
+                rows += _write_data(file, file.header(), fds[-1], report, n_threads)
+            for fd, file in zip(fds, plan.files, strict=True):  # a head may lie in another file than its digest
+                current = file.path
+                raw = header_with_digest(file, file.header().raw, rows)
+                disk.write_at(fd, raw, 0)
+                report(len(raw))
+                disk.sync(fd)
+        except OSError as error:
+            raise io_error(error, current, "could not be written") from error
+        finally:
+            for fd in fds:
+                os.close(fd)
+    except BaseException:
+        written.discard()
+        raise
+    return written
+
+
+def _write_data(
+    plan: FilePlan, header: EncodedHeader, fd: int, report: Progress, n_threads: int | None
+) -> list[DigestRow]:
+    """Everything but the header. The trunk is copied by one thread while another converts and writes the head."""
+    places = list(zip(plan.tensors, header.data_offsets, strict=True))
+    disk.truncate(fd, end_of_file(plan, header))
+    spans = list(joined(span for tensor, at in places if (span := _span(tensor, at)) is not None))
+    copier, cancelled = Copier(fd, report), threading.Event()
+
+    def copy_all() -> None:
+        for span in spans:
+            copier.copy(span, cancelled.is_set)
+
+    rows = []
+    with ThreadPoolExecutor(1) as pool:
+        copying = pool.submit(copy_all)
+        try:
+            for tensor, at in places:
+                if _span(tensor, at) is None:
+                    rows += write_tensor(tensor, at, fd, plan.byte_order, report, n_threads)
+        except BaseException:
+            cancelled.set()
+            raise
+        try:
+            copying.result()
+        except BaseException:  # Ctrl-C reaches this thread, not the copying one
+            cancelled.set()
+            raise
+    if plan.exact_nbytes is not None:
+        disk.truncate(fd, end_of_file(plan, header))  # the padding copied with the last tensor may be too much
+    return rows
+
+
+def _span(tensor: OutTensor, position: int) -> Span | None:
+    """A tensor's bytes, if they are only copied; a head's pass through here, to be digested."""
+    data = tensor.data
+    if not isinstance(data, CopyBytes) or tensor.head_block is not None:
+        return None
+    return Span(data.source, data.offset, data.n_bytes, position, f"tensor {tensor.name}")
+
+
+def write_tensor(
+    tensor: OutTensor, position: int, fd: int, byte_order: str, report: Progress, n_threads: int | None = None
+) -> list[DigestRow]:
+    """Write one tensor's data at `position`; returns its digest row, if it is a head's."""
+    sha = hashlib.sha256()
+    n_data = 0
+    for chunk in _chunks(tensor, byte_order, n_threads):
+        sha.update(memoryview(chunk)[: max(0, tensor.n_bytes - n_data)])
+        disk.write_at(fd, chunk, position + n_data)
+        n_data += len(chunk)
+        report(len(chunk))
+    if tensor.head_block is None:
+        return []
+    return [(tensor.head_block, tensor.local_name, tensor.shape, tensor.type_id, sha.hexdigest())]
+
+
+def header_with_digest(plan: FilePlan, raw: bytes, rows: list[DigestRow]) -> bytes:
+    """The header with the digest of the head that was written, in the place kept for it."""
+    if plan.digest_key is None:
+        return raw
+    key = next(key for key in plan.keys if key.name == plan.digest_key)
+    at = raw.index(bytes(key.record)) + len(key.record) - len(_DIGEST_PLACEHOLDER)
+    assert raw[at : at + 64] == _DIGEST_PLACEHOLDER
+    return b"".join((memoryview(raw)[:at], head_digest(rows).encode(), memoryview(raw)[at + 64 :]))
+
+
+def end_of_file(plan: FilePlan, header: EncodedHeader) -> int:
+    """Size of the file: padded, unless the original's end was known to lack padding."""
+    exact = plan.exact_nbytes
+    if exact is None or not plan.tensors:
+        return header.file_nbytes
+    data_end = header.data_offsets[-1] + plan.tensors[-1].n_bytes
+    return exact if data_end <= exact <= header.file_nbytes else header.file_nbytes
+
+
+def _chunks(tensor: OutTensor, byte_order: str, n_threads: int | None) -> Iterator[bytes]:
+    data = tensor.data
+    if isinstance(data, CopyBytes):
+        return _copied(data.source, data.offset, data.n_bytes, tensor.name)
+    if isinstance(data, ComputedTensor):
+        return encoded(data.rows, tensor.type_id, byte_order, n_threads)
+    return convert(
+        data.source, data.offset, data.shape, data.from_type, tensor.type_id, data.from_order, byte_order, n_threads
+    )
+
+
+def _copied(source: Source, offset: int, n_bytes: int, name: str) -> Iterator[bytes]:
+    while n_bytes:
+        part = min(n_bytes, CHUNK_NBYTES)
+        yield read_exactly(source, offset, part, f"tensor {name}")
+        offset += part
+        n_bytes -= part
+
+
+def _shared(progress: Progress) -> Progress:
+    """The same, callable from several threads."""
+    lock = threading.Lock()
+
+    def report(n_bytes: int) -> None:
+        with lock:
+            progress(n_bytes)
+
+    return report
+
+
+def io_error(error: OSError, path: Path, what: str) -> TransientError | RefusedError:
+    """A failed change to the disk as users see it; one that no retry cures is refused."""
+    text = f"{what}: {error.strerror or error}"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return RefusedError(text, file=path, hint="choose a folder that can be written to")
+    return TransientError(text, file=path, hint="free some space and run it again" if is_full(error) else None)
