@@ -9,12 +9,16 @@ from typing import Annotated
 import typer
 
 from mtpgraft import __version__
+from mtpgraft.cli.audit import audit
 from mtpgraft.cli.bench import bench
+from mtpgraft.cli.cache import app as cache
 from mtpgraft.cli.demo import demo
 from mtpgraft.cli.extract import extract
 from mtpgraft.cli.graft import graft
 from mtpgraft.cli.inspect import inspect
 from mtpgraft.cli.output import debugging, error_text
+from mtpgraft.cli.recover import recover
+from mtpgraft.cli.repair import repair
 from mtpgraft.cli.strip import strip
 from mtpgraft.cli.verify import verify
 from mtpgraft.errors import ExitCode, MtpgraftError
@@ -45,8 +49,9 @@ def _program(
     """Surgery on the Multi-Token-Prediction (MTP, NextN) heads of GGUF models."""
 
 
-for command in (inspect, extract, graft, strip, verify, bench, demo):
+for command in (inspect, audit, extract, graft, strip, verify, repair, recover, bench, demo):
     app.command()(command)
+app.add_typer(cache, name="cache")
 
 
 def main() -> None:
