@@ -42,7 +42,7 @@ def acquire_donor(spec: str | Path, kind: str = DONOR, run: RunOptions | None = 
     """A local file with the head of the donor that `spec` names: a local spec's own path, or a head file in the cache.
 
     A remote head is fetched, written and verified once; an interrupted run goes on from what it has. It keeps its own
-    types, but a checkpoint's are written as `wanted_type`: by way of BF16, what is stored as FP8 would be rounded twice.
+    types, but a checkpoint's are written as `wanted_type`: by way of BF16, FP8 would be rounded twice.
     run: its callbacks are called as by `surgery.extract`.
     Raises what `open_model` and `surgery.extract` raise.
     """

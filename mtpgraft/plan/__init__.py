@@ -1,4 +1,4 @@
-"""Pure plans of each operation. Nothing here writes; what `--dry-run` prints is what write.py executes."""
+"""Pure plans of each operation. Nothing here writes; what `--dry-run` prints is what write/ executes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operation will write, as values. `--dry-run` prints a plan; write.py executes the same plan."""
+"""What an operation will write, as values. `--dry-run` prints a plan; write/ executes the same plan."""
 
 from __future__ import annotations
 
