@@ -7,8 +7,7 @@ from pathlib import Path
 
 from tests.conftest import TINY
 from tests.ggufbuild import ARR, BOOL, U32, Built, f32, f32_tensor, set_key
-from tests.test_head import from_file
-from tests.test_head import without as without
+from tests.test_head import from_file, without
 
 QWEN = TINY / "qwen35"
 Maker = Callable[[], bytes]

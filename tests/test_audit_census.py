@@ -7,13 +7,19 @@ import shutil
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from mtpgraft.audit.census import publisher_of, read_census
+from mtpgraft.cli.report import report
 from mtpgraft.errors import InputError
 from tests.broken import QWEN
 from tests.hub.fixtures import environment
 from tests.hub.server import FakeHub
 from tests.inprocess import InProcess
+
+reporting = typer.Typer()
+reporting.command()(report)
 
 
 @pytest.fixture
@@ -55,6 +61,9 @@ def test_a_census_goes_on_where_it_was(hub: FakeHub, mtpgraft: InProcess, listed
     hub.reset()
     mtpgraft("audit", f"@{listed}", "--out", "c.jsonl", **env)
     assert hub.seen == []
+    shown = CliRunner().invoke(reporting, [str(out), "--json"])
+    assert json.loads(shown.stdout)["by_publisher"]["pub0"] == {"dropped": 2, "ok": 1}
+    assert "by architecture" in CliRunner().invoke(reporting, [str(out)]).stdout
 
 
 def test_what_is_no_census(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.engine import load_and_draft
 from tests.ggufbuild import STR, llama_like, set_key
 from tests.inprocess import InProcess
 from tests.test_audit import with_foreign_head
-from tests.test_head import from_file
+from tests.test_head import from_file, without
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_a_checkpoint_as_the_donor(mtpgraft: InProcess, tmp_path: Path) -> None:
 
 
 def test_tensors_of_two_heads_are_never_mixed(mtpgraft: InProcess, tmp_path: Path) -> None:
-    built = broken.without(broken.shifted(broken.whole(), 0.25), "nextn.eh_proj")
+    built = without(broken.shifted(broken.whole(), 0.25), "nextn.eh_proj")
     (tmp_path / "m.gguf").write_bytes(built.bytes())
     shutil.copy(QWEN / "whole.gguf", tmp_path / "whole.gguf")
     done = json.loads(mtpgraft("repair", "m.gguf", "--json").stdout)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtpgraft.audit.run import AuditOptions, audit_item, together
+from mtpgraft.audit.run import AuditOptions, audit_item, import_heavy, together
 from mtpgraft.audit.targets import expand, read_lists
 from mtpgraft.audit.values import AuditResult
 from mtpgraft.errors import ExitCode, InputError, MtpgraftError, TransientError
@@ -78,6 +78,7 @@ def run_census(
     census.n_skipped = census.n_targets
     inner = replace(options, n_jobs=min(options.n_jobs, _FILES_AT_A_TIME))
     wanted = (target for target in read_lists(targets) if _digest(target) not in done)
+    import_heavy(options.deep, remote=True)
     try:
         with out.open("ab") as file, ThreadPoolExecutor(options.n_jobs) as pool:
             for target, results in _in_parallel(pool, wanted, inner, options.n_jobs * _AHEAD):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from mtpgraft.audit import rules
 from mtpgraft.audit.build import finding
 from mtpgraft.audit.checkpoint import audit_files
-from mtpgraft.audit.run import Audited, AuditOptions, failed, header_or_deep
+from mtpgraft.audit.run import Audited, AuditOptions, failed, header_or_deep, import_heavy
 from mtpgraft.audit.sidecars import profile_of
 from mtpgraft.audit.upstream import card_base_models, upstream_repos
 from mtpgraft.audit.values import AuditResult, Verdict
@@ -44,6 +44,7 @@ def audit_remote(spec: HubSpec | UrlSpec, label: str, options: AuditOptions) -> 
         first = repo.select_gguf(spec)[0]
         return [_audit_set(repo, first, originals, options)]
     firsts = [path for _, path in gguf_specs(repo)]
+    import_heavy(options.deep, remote=True)
     with ThreadPoolExecutor(max(1, min(options.n_jobs, len(firsts)))) as pool:
         found = list(pool.map(lambda first: _audit_set(repo, first, originals, options), firsts))
     if repo.has_safetensors and "config.json" in repo.paths:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 
 from mtpgraft.audit import rules
@@ -128,6 +129,15 @@ def header_or_deep(
     return judged_deeply(model, label, siblings, upstream) if deep else judge(model, label, upstream)
 
 
+def import_heavy(deep: bool, remote: bool) -> None:
+    """Import what threads will need: numpy and others import in circles, and fail when two threads begin at once."""
+    if deep:
+        import_module("gguf.quants")
+    if remote:
+        for name in ("HfApi", "get_hf_file_metadata", "hf_hub_url", "try_to_load_from_cache"):
+            getattr(import_module("huggingface_hub"), name)
+
+
 def _audit_gguf(item: Item, options: AuditOptions) -> Audited:
     assert item.path is not None
     incomplete = _incomplete_set(item.path, item.label)
@@ -180,6 +190,7 @@ def _mapped(items: Sequence[Item], options: AuditOptions) -> Iterator[list[Audit
         for item in items:
             yield audit_item(item, options)
         return
+    import_heavy(options.deep, any(item.kind is Kind.REMOTE for item in items))
     with ThreadPoolExecutor(min(options.n_jobs, len(items))) as pool:
         yield from pool.map(lambda item: audit_item(item, options), items)
 

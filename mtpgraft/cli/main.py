@@ -19,6 +19,7 @@ from mtpgraft.cli.inspect import inspect
 from mtpgraft.cli.output import debugging, error_text
 from mtpgraft.cli.recover import recover
 from mtpgraft.cli.repair import repair
+from mtpgraft.cli.report import report
 from mtpgraft.cli.strip import strip
 from mtpgraft.cli.verify import verify
 from mtpgraft.errors import ExitCode, MtpgraftError
@@ -49,7 +50,7 @@ def _program(
     """Surgery on the Multi-Token-Prediction (MTP, NextN) heads of GGUF models."""
 
 
-for command in (inspect, audit, extract, graft, strip, verify, repair, recover, bench, demo):
+for command in (inspect, audit, extract, graft, strip, verify, repair, recover, report, bench, demo):
     app.command()(command)
 app.add_typer(cache, name="cache")
 

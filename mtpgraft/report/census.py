@@ -6,7 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 
 from mtpgraft.audit.census import Census
+from mtpgraft.report.surgery import Json
 from mtpgraft.report.text import clean, nbytes
+
+SCHEMA_VERSION = 1
 
 _MAX_PUBLISHERS = 40
 
@@ -25,6 +28,19 @@ def census_lines(census: Census) -> list[str]:
     lines += ["", *_counts("by architecture", census.by_architecture)]
     lines += ["", *_counts("by publisher", census.by_publisher, _MAX_PUBLISHERS)]
     return lines
+
+
+def census_json(census: Census) -> dict[str, Json]:
+    """The same as JSON."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "n_targets": census.n_targets,
+        "n_models": census.n_models,
+        "fetched_nbytes": census.fetched_nbytes,
+        "verdicts": dict(census.verdicts),
+        "by_architecture": {name: dict(counts) for name, counts in census.by_architecture.items()},
+        "by_publisher": {name: dict(counts) for name, counts in census.by_publisher.items()},
+    }
 
 
 def _counts(title: str, groups: Mapping[str, Counter[str]], limit: int | None = None) -> list[str]:
