@@ -254,9 +254,8 @@ def _check_declaration(tally: _Tally, out: GGUFModel, head: Head) -> None:
             tally.add(f"array {key.name} has one item per block", key.n_items == whole, whole, key.n_items)
 
 
-def _check_digest(tally: _Tally, out: GGUFModel, head: Head) -> str | None:
-    if not head.blocks:
-        return None
+def stored_head_digest(out: GGUFModel, head: Head) -> str:
+    """The digest of the head as it is in the file: all its data is read."""
     rows = []
     for number, block in enumerate(head.blocks):
         for tensor in block.tensors:
@@ -264,7 +263,13 @@ def _check_digest(tally: _Tally, out: GGUFModel, head: Head) -> str | None:
             for chunk in _raw_chunks(out, tensor, tensor.n_bytes):
                 sha.update(chunk)
             rows.append((number, block.local_name(tensor), tensor.shape, tensor.type_id, sha.hexdigest()))
-    digest = head_digest(rows)
+    return head_digest(rows)
+
+
+def _check_digest(tally: _Tally, out: GGUFModel, head: Head) -> str | None:
+    if not head.blocks:
+        return None
+    digest = stored_head_digest(out, head)
     noted = out.text(HEAD_SHA256)
     if noted is not None:
         tally.add("head digest as recorded", noted == digest, noted, digest)

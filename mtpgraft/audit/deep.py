@@ -25,8 +25,10 @@ from mtpgraft.container.types import Q8_0
 from mtpgraft.errors import InvalidFileError
 from mtpgraft.head import Head, significant_dims
 from mtpgraft.kinship import read_norms, sampled_blocks
+from mtpgraft.plan.keys import HEAD_SHA256
 from mtpgraft.quantize import can_read, decode_rows
 from mtpgraft.source.base import read_exactly
+from mtpgraft.verify import stored_head_digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +74,16 @@ def deep_findings(model: GGUFModel, head: Head, label: str) -> tuple[Finding, ..
         found.append(finding(rules.NOT_CHECKED, label, "readable types", observed, (at(unread[0]),)))
     if not any(f.rule in (rules.NOT_FINITE, rules.ALL_ZERO) for f in found):
         found += norm_findings(model, head, label)
-    return tuple(found)
+    return (*found, *_digest_findings(model, head, label))
+
+
+def _digest_findings(model: GGUFModel, head: Head, label: str) -> tuple[Finding, ...]:
+    """Whether a head that mtpgraft wrote is still the head that it wrote."""
+    noted = model.text(HEAD_SHA256)
+    if noted is None:
+        return ()
+    digest = stored_head_digest(model, head)
+    return () if digest == noted else (finding(rules.OTHER_DATA, label, noted, digest, (f"key {HEAD_SHA256}",)),)
 
 
 def norm_findings(model: GGUFModel, head: Head, label: str) -> list[Finding]:

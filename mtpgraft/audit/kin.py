@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mtpgraft.audit import rules
 from mtpgraft.audit.build import finding
+from mtpgraft.audit.upstream import Norms
 from mtpgraft.audit.values import Finding
 from mtpgraft.container import GGUFModel, open_gguf
 from mtpgraft.container.types import BF16, F16, F32
@@ -47,6 +48,28 @@ def kin_findings(model: GGUFModel, head: Head, label: str, siblings: Iterable[Pa
     distance = first.kinship.distance
     observed = f"head norms at distance {distance:.2f}" if distance is not None else "other head norms"
     return (finding(rules.OTHER_MODEL, label, f"the head that {first.file_name} has", observed, evidence),)
+
+
+def upstream_findings(model: GGUFModel, head: Head, label: str, upstream: Norms) -> tuple[Finding, ...]:
+    """A finding when the model is not the upstream that it names, or its head is not that upstream's.
+
+    Sidecars and head files answer by the fingerprint of the trunk that they were made for.
+    """
+    trunk = compare(fingerprint(model), upstream.trunk)
+    if trunk.verdict is Verdict.DIFFERENT:
+        return (_other_model(label, f"the trunk norms of {upstream.name}", trunk),)
+    if upstream.head is None or head.state not in (HeadState.OK, HeadState.SIDECAR, HeadState.HEAD_FILE):
+        return ()
+    heads = compare(_head_print(model, head), upstream.head)
+    if heads.verdict is not Verdict.DIFFERENT:
+        return ()
+    return (_other_model(label, f"the head norms of {upstream.name}", heads),)
+
+
+def _other_model(label: str, expected: str, found: Kinship) -> Finding:
+    observed = f"norms at distance {found.distance:.2f}" if found.distance is not None else "other norms"
+    evidence = f"{found.n_equal} of {found.n_values} values of {found.n_norms} norms are equal"
+    return finding(rules.OTHER_MODEL, label, expected, observed, (evidence,))
 
 
 def is_original(head: Head) -> bool:

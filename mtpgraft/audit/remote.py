@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 from mtpgraft.audit import rules
 from mtpgraft.audit.build import finding
@@ -77,9 +78,10 @@ def _audited(open_all: OpenAll, label: str, folder: str, originals: tuple[str, .
     try:
         sources = open_all()
         model = gguf_from_sources(sources)
-        judged = header_or_deep(model, label, (), options.deep)
+        asked = tuple(dict.fromkeys((*originals, *upstream_repos(model))))
+        judged = header_or_deep(model, label, (), options.deep, norms=partial(options.lookup.norms_of, asked))
         if judged.head is not None and judged.head.state is HeadState.NONE:
-            upstream = options.lookup.of(dict.fromkeys((*originals, *upstream_repos(model))))
+            upstream = options.lookup.of(asked)
             judged = header_or_deep(model, label, (), options.deep, upstream)
         cost = fetched(model)
         return Audited(judged.result(fetched_nbytes=cost.n_bytes if cost else 0), profile_of(judged), folder)

@@ -174,6 +174,10 @@ OTHER_MODEL = Rule(
 NOT_CHECKED = Rule(
     "MTP057", "data that could not be checked", _N, None, "none known", "mtpgraft bench {file} shows whether it drafts"
 )
+OTHER_DATA = Rule(
+    "MTP058", "the head's data is not what mtpgraft wrote", _E, Verdict.CORRUPT,
+    "loads (all builds); the drafts are those of damaged weights", _AGAIN,
+)  # fmt: skip
 LOW_QUANT = Rule(
     "MTP060", "head tensors below Q8_0", _W, Verdict.LOW_QUANT,
     "drafts (all builds); fewer of them may be accepted than with a Q8_0 head, which takes 0.45 GB for a 27B model",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from mtpgraft.audit.build import finding
 from mtpgraft.audit.gguf import Judged, judge
 from mtpgraft.audit.sidecars import Profile, matched, needs_siblings, profile_of
 from mtpgraft.audit.targets import Item, Kind, expand, gguf_in
-from mtpgraft.audit.upstream import Lookup, Upstream, upstream_repos
+from mtpgraft.audit.upstream import Lookup, Norms, Upstream, upstream_repos
 from mtpgraft.audit.values import FAILING, AuditResult, Finding, Verdict, overall
 from mtpgraft.container import GGUFModel, open_gguf
 from mtpgraft.errors import ExitCode, InvalidFileError, MtpgraftError, TruncatedError
@@ -108,10 +109,19 @@ def failed(label: str, error: MtpgraftError, n_bytes: int | None = None) -> Audi
     return AuditResult(label, rule.verdict, findings=(broken,), n_bytes=n_bytes)
 
 
-def judged_deeply(model: GGUFModel, label: str, siblings: Iterable[Path], upstream: Upstream | None = None) -> Judged:
-    """A model by its header and by its head's data. siblings: files that may hold an original of the same model."""
+def judged_deeply(
+    model: GGUFModel,
+    label: str,
+    siblings: Iterable[Path],
+    upstream: Upstream | None = None,
+    norms: Callable[[], Norms | None] | None = None,
+) -> Judged:
+    """A model by its header and by its head's data. siblings: files that may hold an original of the same model.
+
+    norms: reads those of the model's upstream, when they are wanted.
+    """
     from mtpgraft.audit.deep import deep_findings
-    from mtpgraft.audit.kin import kin_findings
+    from mtpgraft.audit.kin import kin_findings, upstream_findings
 
     judged = judge(model, label, upstream)
     if judged.head is None or not judged.head.blocks:
@@ -119,14 +129,22 @@ def judged_deeply(model: GGUFModel, label: str, siblings: Iterable[Path], upstre
     more = deep_findings(model, judged.head, label)
     if not more:
         more = kin_findings(model, judged.head, label, siblings)
+    of_upstream = norms() if norms is not None and not more else None
+    if of_upstream is not None:
+        more = upstream_findings(model, judged.head, label, of_upstream)
     return replace(judged, findings=(*judged.findings, *more))
 
 
 def header_or_deep(
-    model: GGUFModel, label: str, siblings: Iterable[Path], deep: bool, upstream: Upstream | None = None
+    model: GGUFModel,
+    label: str,
+    siblings: Iterable[Path],
+    deep: bool,
+    upstream: Upstream | None = None,
+    norms: Callable[[], Norms | None] | None = None,
 ) -> Judged:
     """A model judged by its header, or by its head's data too."""
-    return judged_deeply(model, label, siblings, upstream) if deep else judge(model, label, upstream)
+    return judged_deeply(model, label, siblings, upstream, norms) if deep else judge(model, label, upstream)
 
 
 def import_heavy(deep: bool, remote: bool) -> None:
@@ -146,7 +164,8 @@ def _audit_gguf(item: Item, options: AuditOptions) -> Audited:
     try:
         with open_gguf(item.path) as model:
             siblings = siblings_of(item.path) if options.deep else []
-            judged = header_or_deep(model, item.label, siblings, options.deep)
+            norms = partial(options.lookup.norms_of, upstream_repos(model)) if options.upstream else None
+            judged = header_or_deep(model, item.label, siblings, options.deep, norms=norms)
             if options.upstream and judged.head is not None and judged.head.state is HeadState.NONE:
                 upstream = options.lookup.of(upstream_repos(model))
                 judged = header_or_deep(model, item.label, siblings, options.deep, upstream)

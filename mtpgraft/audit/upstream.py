@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mtpgraft.container import GGUFModel
-from mtpgraft.errors import MtpgraftError
+from mtpgraft.errors import MtpgraftError, RefusedError
+from mtpgraft.kinship import Fingerprint
 
 _MAX_BASES = 8
 
@@ -54,10 +55,20 @@ def _repo_id(url: str) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Norms:
+    """An upstream's norms: of its trunk, and of its head where it has one. name: what the upstream is called."""
+
+    name: str
+    trunk: Fingerprint
+    head: Fingerprint | None
+
+
+@dataclass(frozen=True, slots=True)
 class Lookup:
     """Asks the Hub about upstream repos, each once. Safe to share between threads."""
 
     known: dict[str, Upstream] = field(default_factory=dict)
+    norms: dict[str, Norms | None] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def of(self, repo_ids: Iterable[str]) -> Upstream | None:
@@ -74,6 +85,40 @@ class Lookup:
                 return found
             unread.append(found)
         return unread[0] if unread else None
+
+    def norms_of(self, repo_ids: Iterable[str]) -> Norms | None:
+        """The norms of the nearest of these repos that can be read; some kB of each are."""
+        for repo_id in repo_ids:
+            with self.lock:
+                asked = repo_id in self.norms
+            if not asked:
+                found = _read_norms(repo_id)
+                with self.lock:
+                    self.norms[repo_id] = found
+            if self.norms[repo_id] is not None:
+                return self.norms[repo_id]
+        return None
+
+
+def _read_norms(repo_id: str) -> Norms | None:
+    from mtpgraft.container.checkpoint import checkpoint_from_files, is_checkpoint
+    from mtpgraft.hf import checkpoint_fingerprint, checkpoint_head_norms
+    from mtpgraft.modelspec import HubSpec
+    from mtpgraft.source.hub import open_repo
+
+    try:
+        repo = open_repo(HubSpec(repo_id))
+        if not is_checkpoint(repo.paths):
+            return None
+        with checkpoint_from_files(repo.name, repo.paths, repo.open) as checkpoint:
+            trunk = checkpoint_fingerprint(checkpoint)
+            try:
+                head: Fingerprint | None = checkpoint_head_norms(checkpoint)
+            except RefusedError:
+                head = None
+            return Norms(f"hf:{repo_id} @{repo.commit[:12]}", trunk, head)
+    except MtpgraftError:
+        return None
 
 
 def card_base_models(readme: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mtpgraft.container.checkpoint import Checkpoint
-from mtpgraft.hf.head import find_layout
+from mtpgraft.hf.head import find_checkpoint_head, find_layout
 from mtpgraft.hf.keys import vocabulary_size
 from mtpgraft.kinship import N_SAMPLED, Fingerprint, NormSample, sampled_blocks
 from mtpgraft.recipe import READABLE_DTYPES, Plus, Rows, Stored
@@ -32,6 +32,19 @@ def checkpoint_fingerprint(checkpoint: Checkpoint) -> Fingerprint:
             rows = Plus(rows, 1.0)
         samples.append(NormSample(gguf_name, tuple(rows.read(0, 1)[0].tolist())))
     return Fingerprint(tuple(samples), None, vocabulary_size(config))
+
+
+def checkpoint_head_norms(checkpoint: Checkpoint) -> Fingerprint:
+    """The first values of each norm of a checkpoint's head, named `<number of the head block>.<local name>`.
+
+    Raises what `find_checkpoint_head` raises.
+    """
+    samples = [
+        NormSample(f"{part.block}.{part.local_name}", tuple(part.rows.read(0, 1)[0][:N_SAMPLED].tolist()))
+        for part in find_checkpoint_head(checkpoint).parts
+        if part.name.endswith("norm.weight") and len(part.shape) == 1
+    ]
+    return Fingerprint(tuple(samples), None, None)
 
 
 def _norm_names(patterns: tuple[tuple[str, str], ...], n_trunk: int) -> Iterator[tuple[str, str]]:
