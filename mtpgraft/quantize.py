@@ -7,7 +7,7 @@ done here, several times as fast, and byte-identical to quantize_row_q8_0_ref, N
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from os import cpu_count
@@ -92,18 +92,26 @@ def convert(
     _check_order(source, from_type, from_order)
     _check_order(source, to_type, to_order)
     rows_per_chunk = max(1, _CHUNK_ELEMENTS // max(1, row))
-    n_workers = n_threads or min(8, cpu_count() or 1)
 
     def one_chunk(first: int) -> bytes:
         n = min(rows_per_chunk, n_rows - first)
         raw = read_exactly(source, offset + first * row_nbytes, n * row_nbytes, "a tensor")
         return encode_rows(decode_rows(raw, n, row, from_type, from_order), to_type, to_order)
 
+    yield from in_order(one_chunk, range(0, n_rows, rows_per_chunk), n_threads)
+
+
+def in_order(make: Callable[[int], bytes], firsts: Iterable[int], n_threads: int | None = None) -> Iterator[bytes]:
+    """`make(first)` for each of `firsts`, in their order, made on several cores.
+
+    A bounded number is in flight: memory must not grow with the tensor. n_threads: None is up to 8, one per core.
+    """
+    n_workers = n_threads or min(8, cpu_count() or 1)
     with ThreadPoolExecutor(n_workers) as pool:
         pending: deque[Future[bytes]] = deque()
-        for first in range(0, n_rows, rows_per_chunk):
-            pending.append(pool.submit(one_chunk, first))
-            if len(pending) > n_workers:  # bounded: memory must not grow with the tensor
+        for first in firsts:
+            pending.append(pool.submit(make, first))
+            if len(pending) > n_workers:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

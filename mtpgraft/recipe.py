@@ -7,15 +7,12 @@ are two-dimensional (rows, row length): a stack of matrices is its matrices' row
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
-from os import cpu_count
 from typing import TYPE_CHECKING, Protocol
 
-from mtpgraft.quantize import encode_rows
+from mtpgraft.quantize import encode_rows, in_order
 from mtpgraft.source.base import Source, read_exactly
 
 if TYPE_CHECKING:
@@ -309,7 +306,6 @@ def encoded(rows: Rows, type_id: int, byte_order: str = "<", n_threads: int | No
 
     Raises TruncatedError when a source is short.
     """
-    n_workers = n_threads or min(8, cpu_count() or 1)
     per_chunk = max(1, _CHUNK_ELEMENTS // max(1, rows.row))
     grain = min(rows.grain, max(1, rows.n_rows))
     per_chunk = max(grain, per_chunk // grain * grain)
@@ -322,14 +318,7 @@ def encoded(rows: Rows, type_id: int, byte_order: str = "<", n_threads: int | No
         with np.errstate(all="ignore"):
             return encode_rows(np.ascontiguousarray(rows.read(first, n)), type_id, byte_order)
 
-    with ThreadPoolExecutor(n_workers) as pool:
-        pending: deque[Future[bytes]] = deque()
-        for first in range(0, rows.n_rows, per_chunk):
-            pending.append(pool.submit(one_chunk, first))
-            if len(pending) > n_workers:  # bounded: memory must not grow with the tensor
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+    return in_order(one_chunk, range(0, rows.n_rows, per_chunk), n_threads)
 
 
 def _as_precise(values: Floats, is_half: bool) -> Floats:

@@ -146,9 +146,9 @@ def _copy(plan: SurgeryPlan, run: RunOptions, verify: Verify, mode: int = 0o666)
     """Write the whole result beside its final name, verify it, publish it."""
     written = write_plan(plan, run.on_write, mode=mode)
     try:
-        with _opened(written) as result:
+        with opened_result(written) as result:
             report = verify(result, None)
-        _require_ok(plan, report)
+        require_ok(plan, report)
         written.publish()
     finally:
         written.discard()
@@ -161,7 +161,7 @@ def _in_place(plan: SurgeryPlan, run: RunOptions, base: GGUFModel, verify: Verif
 
     def check(result: GGUFModel, samples: Samples) -> None:
         reports.append(verify(result, samples))
-        _require_ok(plan, reports[-1])
+        require_ok(plan, reports[-1])
 
     move = plan_move(plan, base)
     if isinstance(move, NoMove):
@@ -179,13 +179,16 @@ def _in_place(plan: SurgeryPlan, run: RunOptions, base: GGUFModel, verify: Verif
         return _copy(plan, run, verify, mode=path.stat().st_mode & 0o7777)
 
 
-def _require_ok(plan: SurgeryPlan, report: VerifyReport) -> None:
+def require_ok(
+    plan: SurgeryPlan, report: VerifyReport, advice: str = "if they are sound, this is a bug worth reporting"
+) -> None:
+    """Raise NotVerifiedError, naming the first check that fails, unless all hold."""
     if not report.ok:
         bad = next(check for check in report.checks if not check.ok)
         raise NotVerifiedError(
             f"the result did not verify and was not kept: {bad.name}",
             file=plan.files[0].path, where=bad.detail or None, expected=bad.expected, found=bad.observed,
-            hint="the inputs are untouched; if they are sound, this is a bug worth reporting",
+            hint=f"the inputs are untouched; {advice}",
         )  # fmt: skip
 
 
@@ -196,7 +199,7 @@ def _end_what_was_interrupted(path: Path, run: RunOptions) -> None:
 
 
 @contextmanager
-def _opened(written: Written) -> Iterator[GGUFModel]:
+def opened_result(written: Written) -> Iterator[GGUFModel]:
     """The model that the temporary files make up (their names do not look like a split set's)."""
     sources = [LocalFile.open(temporary) for temporary, _ in written.files]
     try:

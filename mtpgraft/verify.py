@@ -6,20 +6,19 @@ Everything is read again from the files; nothing is believed because a plan said
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from mtpgraft.compare import same_bytes
 from mtpgraft.container import GGUFModel, Tensor
-from mtpgraft.errors import MtpgraftError
+from mtpgraft.errors import InputError, RefusedError
 from mtpgraft.head import Head, HeadState, find_head, head_digest
 from mtpgraft.plan.keys import HEAD_SHA256, OWN, SPLIT_KEYS, key_changes
 from mtpgraft.plan.values import KeyChange
 from mtpgraft.quantize import convert
-from mtpgraft.source.base import Source, read_exactly
+from mtpgraft.source.base import Source, read_chunks, read_exactly
 
-_CHUNK_NBYTES = 4 * 2**20
 _MAX_PADDING_NBYTES = 2**16
 """Most that is compared along with the tensors on both sides of it."""
 
@@ -260,7 +259,7 @@ def stored_head_digest(out: GGUFModel, head: Head) -> str:
     for number, block in enumerate(head.blocks):
         for tensor in block.tensors:
             sha = hashlib.sha256()
-            for chunk in _raw_chunks(out, tensor, tensor.n_bytes):
+            for chunk in read_chunks(out.source_of(tensor), tensor.offset, tensor.n_bytes, f"tensor {tensor.name}"):
                 sha.update(chunk)
             rows.append((number, block.local_name(tensor), tensor.shape, tensor.type_id, sha.hexdigest()))
     return head_digest(rows)
@@ -314,16 +313,21 @@ def _same_data(out: GGUFModel, ours: Tensor, donor: GGUFModel, theirs: Tensor, p
             donor.source_of(theirs), theirs.offset, theirs.shape, theirs.type_id, ours.type_id,
             donor.byte_order, out.byte_order,
         )  # fmt: skip
-        position = 0
-        for chunk in expected:
-            part = read_exactly(out.source_of(ours), ours.offset + position, len(chunk), f"tensor {ours.name}")
-            if part != chunk:
-                return False
-            position += len(chunk)
-            progress(len(chunk))
-    except MtpgraftError:
+        return holds(out, ours, expected, progress)
+    except (InputError, RefusedError):  # not TransientError: a failing disk says nothing about the data
         return False
-    return position == ours.n_bytes
+
+
+def holds(model: GGUFModel, tensor: Tensor, chunks: Iterable[bytes], progress: Progress) -> bool:
+    """Whether a tensor's data is these chunks, one after the other, and nothing more."""
+    position = 0
+    for chunk in chunks:
+        here = tensor.offset + position
+        if read_exactly(model.source_of(tensor), here, len(chunk), f"tensor {tensor.name}") != chunk:
+            return False
+        position += len(chunk)
+        progress(len(chunk))
+    return position == tensor.n_bytes
 
 
 def _same_raw(a: GGUFModel, ours: Tensor, b: GGUFModel, theirs: Tensor, progress: Progress) -> bool:
@@ -331,12 +335,3 @@ def _same_raw(a: GGUFModel, ours: Tensor, b: GGUFModel, theirs: Tensor, progress
     if abs(ours.n_bytes - theirs.n_bytes) >= max(a.alignment, b.alignment):
         return False  # a type of unknown size is measured with its padding, which may differ in length
     return same_bytes(a.source_of(ours), ours.offset, b.source_of(theirs), theirs.offset, n_bytes, progress)
-
-
-def _raw_chunks(model: GGUFModel, tensor: Tensor, n_bytes: int) -> Iterator[bytes]:
-    source, offset = model.source_of(tensor), tensor.offset
-    while n_bytes:
-        part = min(n_bytes, _CHUNK_NBYTES)
-        yield read_exactly(source, offset, part, f"tensor {tensor.name}")
-        offset += part
-        n_bytes -= part

@@ -225,3 +225,24 @@ def test_verify_sees_one_flipped_bit_anywhere(tmp_path: Path, head_file: Path) -
         assert verify_graft(result, original, donor).ok
     with open_gguf(out) as result, open_gguf(TRAINED / "base-Q3_K_M.gguf") as other:
         assert not verify_graft(result, other).ok
+
+
+def test_a_failing_disk_is_not_called_a_difference(
+    tmp_path: Path, head_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mtpgraft import quantize
+
+    base, out = TRAINED / "base-Q2_K.gguf", tmp_path / "out.gguf"
+    surgery.graft(base, head_file, out)
+
+    def fails(*_: object) -> bytes:
+        raise TransientError("reading failed", file="disk")
+
+    monkeypatch.setattr(quantize, "read_exactly", fails)
+    with (
+        open_gguf(out) as result,
+        open_gguf(base) as original,
+        open_gguf(DONOR) as donor,
+        pytest.raises(TransientError, match="reading failed"),
+    ):
+        verify_graft(result, original, donor)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from mtpgraft.container import GGUFModel, Tensor
 from mtpgraft.container.checkpoint import Checkpoint
 from mtpgraft.errors import InputError
-from mtpgraft.head import HeadState, find_head, head_digest
+from mtpgraft.head import HeadState, find_head
 from mtpgraft.hf.head import HeadPart, find_checkpoint_head
 from mtpgraft.plan.keys import HEAD_SHA256
 from mtpgraft.recipe import encoded
-from mtpgraft.source.base import read_exactly
-from mtpgraft.verify import Check, Progress, VerifyReport
-
-_CHUNK_NBYTES = 4 * 2**20
+from mtpgraft.verify import Check, Progress, VerifyReport, holds, stored_head_digest
 
 
 def verify_extract_checkpoint(out: GGUFModel, checkpoint: Checkpoint, progress: Progress | None = None) -> VerifyReport:
@@ -31,22 +26,19 @@ def verify_extract_checkpoint(out: GGUFModel, checkpoint: Checkpoint, progress: 
         Check("keys declare the head", declared == expected, str(expected), str(declared)),
     ]
     parts = {part.name: part for part in wanted.parts}
-    digest_rows: list[tuple[int, str, tuple[int, ...], int, str]] = []
     bad: list[str] = []
     n_bytes = 0
-    for number, block in enumerate(head.blocks):
-        for tensor in block.tensors:
-            digest_rows.append((number, block.local_name(tensor), tensor.shape, tensor.type_id, _sha256(out, tensor)))
-            part = parts.pop(tensor.name, None)
-            if part is not None and _is_made_of(out, tensor, part, report):
-                n_bytes += tensor.n_bytes
-            else:
-                bad.append(tensor.name)
+    for tensor in head.tensors:
+        part = parts.pop(tensor.name, None)
+        if part is not None and _is_made_of(out, tensor, part, report):
+            n_bytes += tensor.n_bytes
+        else:
+            bad.append(tensor.name)
+    n_wanted, n_equal = len(wanted.parts), len(head.tensors) - len(bad)
     bad += [f"{name} is missing" for name in parts]
-    n_wanted, n_equal = len(wanted.parts), len(digest_rows) - sum(not name.endswith(" is missing") for name in bad)
     name = "head tensors equal the checkpoint's"
     checks.append(Check(name, not bad, f"{n_wanted} equal", f"{n_equal} equal", bad[0] if bad else ""))
-    digest = head_digest(digest_rows)
+    digest = stored_head_digest(out, head)
     noted = out.text(HEAD_SHA256)
     if noted is not None:
         checks.append(Check("head digest as recorded", noted == digest, noted, digest))
@@ -57,22 +49,7 @@ def _is_made_of(out: GGUFModel, tensor: Tensor, part: HeadPart, progress: Progre
     """Whether the file's data is what the recipe gives in the file's type."""
     if tensor.shape != part.shape:
         return False
-    source, position = out.source_of(tensor), 0
     try:
-        for chunk in encoded(part.rows, tensor.type_id, out.byte_order):
-            if read_exactly(source, tensor.offset + position, len(chunk), f"tensor {tensor.name}") != chunk:
-                return False
-            position += len(chunk)
-            progress(len(chunk))
+        return holds(out, tensor, encoded(part.rows, tensor.type_id, out.byte_order), progress)
     except InputError:
         return False
-    return position == tensor.n_bytes
-
-
-def _sha256(model: GGUFModel, tensor: Tensor) -> str:
-    sha, done = hashlib.sha256(), 0
-    while done < tensor.n_bytes:
-        n = min(_CHUNK_NBYTES, tensor.n_bytes - done)
-        sha.update(read_exactly(model.source_of(tensor), tensor.offset + done, n, f"tensor {tensor.name}"))
-        done += n
-    return sha.hexdigest()

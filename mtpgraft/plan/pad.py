@@ -23,17 +23,10 @@ def with_block_padding(file: FilePlan, base_data_start: int) -> FilePlan:
     """The same file, its data beginning whole blocks behind (or before) `base_data_start`."""
     step = max(BLOCK_NBYTES, file.alignment)
     wanted = base_data_start % step
-    n_bytes = _header_nbytes(file)
+    n_bytes = file.header_nbytes
     if padded(n_bytes, file.alignment) % step == wanted:
         return file
     smallest = n_bytes + _PAD_KEY_NBYTES
     start = smallest + (wanted - smallest) % step
     pad = array_from_bytes(PAD, ValueType.UINT8, start - smallest, bytes(start - smallest), file.byte_order)
     return replace(file, keys=(*file.keys, pad))
-
-
-def _header_nbytes(file: FilePlan) -> int:
-    """Length of the header without the padding behind it (container/encode.py)."""
-    keys = sum(len(key.record) for key in file.keys)
-    table = sum(8 + len(t.name.encode("utf-8")) + 4 + 8 * len(t.shape) + 4 + 8 for t in file.tensors)
-    return 4 + 4 + 8 + 8 + keys + table

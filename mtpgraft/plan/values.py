@@ -91,6 +91,21 @@ class FilePlan:
         return encode_header(self.version, self.byte_order, self.alignment, self.keys, rows)
 
     @property
+    def header_nbytes(self) -> int:
+        """Length of the header without the padding behind it: what `header` gives, without making it."""
+        keys = sum(len(key.record) for key in self.keys)
+        table = sum(8 + len(t.name.encode("utf-8")) + 4 + 8 * len(t.shape) + 4 + 8 for t in self.tensors)
+        return 4 + 4 + 8 + 8 + keys + table
+
+    @property
+    def file_nbytes(self) -> int:
+        """Size of the file, padding after the last tensor included."""
+        if not self.tensors:
+            return self.header_nbytes
+        data = sum(padded(tensor.n_bytes, self.alignment) for tensor in self.tensors)
+        return padded(self.header_nbytes, self.alignment) + data
+
+    @property
     def data_nbytes(self) -> int:
         """Bytes of tensor data, padding excluded."""
         return sum(tensor.n_bytes for tensor in self.tensors)

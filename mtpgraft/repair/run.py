@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from mtpgraft.audit.gguf import Judged
 from mtpgraft.audit.run import judged_deeply, siblings_of
 from mtpgraft.audit.values import Finding, Verdict, overall
 from mtpgraft.compare import same_bytes
-from mtpgraft.container import GGUFModel, gguf_from_sources
+from mtpgraft.container import GGUFModel
 from mtpgraft.errors import RefusedError, UsageError
 from mtpgraft.head import Head, find_head
 from mtpgraft.kinship import read_norms
@@ -27,9 +27,9 @@ from mtpgraft.repair.donors import choose_donor, head_fits
 from mtpgraft.repair.smoke import Smoke, smoke_test
 from mtpgraft.repair.strategy import Action, Strategy, strategy_for
 from mtpgraft.source.local import LocalFile
-from mtpgraft.surgery import NotVerifiedError, RunOptions
+from mtpgraft.surgery import RunOptions, opened_result, require_ok
 from mtpgraft.verify import Check, VerifyReport, verify_graft
-from mtpgraft.write import Progress, Written, check_targets, write_plan
+from mtpgraft.write import Progress, check_targets, write_plan
 
 _GOOD = (Verdict.OK, Verdict.LOW_QUANT)
 
@@ -184,19 +184,13 @@ def _carry_out(diagnosis: Diagnosis, base: GGUFModel, options: RepairOptions) ->
     assert plan is not None
     written = write_plan(plan, options.on_write)
     try:
-        with _opened(written) as result:
+        with opened_result(written) as result:
             report = verify_graft(result, base, None, options.on_verify)
             report = replace(report, checks=(*report.checks, _kept_check(plan, result)))
             judged = judged_deeply(result, diagnosis.target, ())
             after = overall(judged.findings, judged.otherwise)
             report = replace(report, checks=(*report.checks, _audit_check(after, judged)))
-        if not report.ok:
-            bad = next(check for check in report.checks if not check.ok)
-            raise NotVerifiedError(
-                f"the result did not verify and was not kept: {bad.name}",
-                file=plan.files[0].path, where=bad.detail or None, expected=bad.expected, found=bad.observed,
-                hint="the inputs are untouched; a whole donor (--donor) may help",
-            )  # fmt: skip
+        require_ok(plan, report, "a whole donor (--donor) may help")
         written.publish()
     finally:
         written.discard()
@@ -225,16 +219,6 @@ def _kept_check(plan: SurgeryPlan, result: GGUFModel) -> Check:
             first_bad = planned.name
     name = "copied head tensors: every byte"
     return Check(name, n_equal == len(wanted), f"{len(wanted)} equal", f"{n_equal} equal", first_bad)
-
-
-@contextmanager
-def _opened(written: Written) -> Iterator[GGUFModel]:
-    sources = [LocalFile.open(temporary) for temporary, _ in written.files]
-    try:
-        yield gguf_from_sources(list(sources))
-    finally:
-        for source in sources:
-            source.close()
 
 
 def _norm_changes(base: GGUFModel, head: Head, shift: float) -> tuple[NormChange, ...]:

@@ -52,7 +52,7 @@ def diagnosis_lines(before: Diagnosis) -> list[str]:
     if len(changed) > _MAX_ROWS:
         lines.append(f"  ... and {len(changed) - _MAX_ROWS} more")
     lines += change_lines(plan)
-    total = sum(file.header().file_nbytes for file in plan.files)
+    total = sum(file.file_nbytes for file in plan.files)
     lines.append(f"writes {clean(before.out)}: {nbytes(total)}, of it a head of {nbytes(plan.head_nbytes)}")
     return lines
 

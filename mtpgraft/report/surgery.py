@@ -97,7 +97,7 @@ def plan_json(plan: SurgeryPlan) -> dict[str, Json]:
         "operation": plan.operation,
         "base": plan.base,
         "donor": plan.donor,
-        "outputs": [{"path": str(f.path), "nbytes": f.header().file_nbytes, **_copied(f)} for f in plan.files],
+        "outputs": [{"path": str(f.path), "nbytes": f.file_nbytes, **_copied(f)} for f in plan.files],
         "head_nbytes": plan.head_nbytes,
         "key_changes": [{"key": c.name, "before": c.before, "after": c.after} for c in plan.key_changes],
         "head": [
@@ -150,7 +150,7 @@ def outcome_lines(outcome: Outcome) -> list[str]:
     """The same for people."""
     plan, report = outcome.plan, outcome.report
     would = "" if report else "would write "
-    lines = [f"{would}{clean(f.path)}: {nbytes(f.header().file_nbytes)}, {len(f.tensors)} tensors" for f in plan.files]
+    lines = [f"{would}{clean(f.path)}: {nbytes(f.file_nbytes)}, {len(f.tensors)} tensors" for f in plan.files]
     verb = "without" if plan.operation == "strip" else "with"
     lines.append(f"{verb} a head of {len(plan.head)} tensors, {nbytes(plan.head_nbytes)}: {_head_types(plan)}")
     lines += change_lines(plan)

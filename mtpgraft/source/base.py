@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from mtpgraft.errors import TruncatedError
+
+_CHUNK_NBYTES = 4 * 2**20
 
 
 class Source(Protocol):
@@ -40,3 +43,9 @@ def read_exactly(source: Source, offset: int, n_bytes: int, what: str) -> bytes:
             hint="download or copy the file again",
         )
     return data
+
+
+def read_chunks(source: Source, offset: int, n_bytes: int, what: str) -> Iterator[bytes]:
+    """The same in pieces of a few MB, in order: memory does not grow with `n_bytes`."""
+    for done in range(0, n_bytes, _CHUNK_NBYTES):
+        yield read_exactly(source, offset + done, min(_CHUNK_NBYTES, n_bytes - done), what)

@@ -21,9 +21,9 @@ from mtpgraft.head import head_digest
 from mtpgraft.plan.values import ComputedTensor, CopyBytes, FilePlan, OutTensor, SurgeryPlan
 from mtpgraft.quantize import convert
 from mtpgraft.recipe import encoded
-from mtpgraft.source.base import Source, read_exactly
+from mtpgraft.source.base import read_chunks
 from mtpgraft.write import disk
-from mtpgraft.write.copying import CHUNK_NBYTES, Copier, Span, is_full, joined
+from mtpgraft.write.copying import Copier, Span, is_full, joined
 from mtpgraft.write.leftovers import create_temporary, remove_leftovers, temporary_name
 
 Progress = Callable[[int], None]
@@ -80,7 +80,7 @@ def check_targets(plan: SurgeryPlan, *, overwrite: bool) -> None:
         if file.path.exists() and not overwrite:
             raise RefusedError("exists already", file=file.path, hint="--force overwrites it, or choose another name")
         remove_leftovers(file.path)
-        needed[folder] = needed.get(folder, 0) + file.header().file_nbytes
+        needed[folder] = needed.get(folder, 0) + file.file_nbytes
     for folder, n_bytes in needed.items():
         check_room(folder, n_bytes)
 
@@ -104,18 +104,21 @@ def write_plan(
     """
     report = _shared(progress or (lambda n: None))
     written = Written(tuple((temporary_name(file.path), file.path) for file in plan.files))
+    headers = [file.header() for file in plan.files]
     fds: list[int] = []
     rows: list[DigestRow] = []
     current = plan.files[0].path
     try:
         try:
-            for (temporary, _), file in zip(written.files, plan.files, strict=True):
+            for (temporary, _), file, header in zip(written.files, plan.files, headers, strict=True):
                 current = file.path
                 fds.append(create_temporary(temporary, mode))
-                rows += _write_data(file, file.header(), fds[-1], report, n_threads)
-            for fd, file in zip(fds, plan.files, strict=True):  # a head may lie in another file than its digest
+                rows += _write_data(file, header, fds[-1], report, n_threads)
+            for fd, file, header in zip(
+                fds, plan.files, headers, strict=True
+            ):  # a head may lie in another file than its digest
                 current = file.path
-                raw = header_with_digest(file, file.header().raw, rows)
+                raw = header_with_digest(file, header.raw, rows)
                 disk.write_at(fd, raw, 0)
                 report(len(raw))
                 disk.sync(fd)
@@ -209,20 +212,12 @@ def end_of_file(plan: FilePlan, header: EncodedHeader) -> int:
 def _chunks(tensor: OutTensor, byte_order: str, n_threads: int | None) -> Iterator[bytes]:
     data = tensor.data
     if isinstance(data, CopyBytes):
-        return _copied(data.source, data.offset, data.n_bytes, tensor.name)
+        return read_chunks(data.source, data.offset, data.n_bytes, f"tensor {tensor.name}")
     if isinstance(data, ComputedTensor):
         return encoded(data.rows, tensor.type_id, byte_order, n_threads)
     return convert(
         data.source, data.offset, data.shape, data.from_type, tensor.type_id, data.from_order, byte_order, n_threads
     )
-
-
-def _copied(source: Source, offset: int, n_bytes: int, name: str) -> Iterator[bytes]:
-    while n_bytes:
-        part = min(n_bytes, CHUNK_NBYTES)
-        yield read_exactly(source, offset, part, f"tensor {name}")
-        offset += part
-        n_bytes -= part
 
 
 def _shared(progress: Progress) -> Progress:
