@@ -1,4 +1,7 @@
-"""Compares stretches of two files: large reads into the same two buffers, on two threads."""
+"""Compares stretches of two files: large reads into the same two buffers, on two threads.
+
+What lies in the same blocks of the disk, as in a cloned copy, is not read.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from mtpgraft.errors import TruncatedError
 from mtpgraft.source.base import Source, read_exactly
+from mtpgraft.source.extents import shared_stretches
 from mtpgraft.source.local import LocalFile
 
 _CHUNK_NBYTES = 2**20
@@ -26,6 +30,20 @@ def same_bytes(
     """
     if not (isinstance(a, LocalFile) and isinstance(b, LocalFile)) or n_bytes < _PARALLEL_FROM_NBYTES:
         return _same(a, a_offset, b, b_offset, n_bytes, progress, threading.Event())
+    for file, offset in ((a, a_offset), (b, b_offset)):
+        file.require(offset, n_bytes, "the data")
+    done = 0
+    for start, end in [*shared_stretches(a, a_offset, b, b_offset, n_bytes), (n_bytes, n_bytes)]:
+        if start > done and not _same_on_threads(a, a_offset + done, b, b_offset + done, start - done, progress):
+            return False
+        progress(end - start)
+        done = end
+    return True
+
+
+def _same_on_threads(
+    a: LocalFile, a_offset: int, b: LocalFile, b_offset: int, n_bytes: int, progress: Callable[[int], None]
+) -> bool:
     _read_ahead(a, a_offset, n_bytes)
     _read_ahead(b, b_offset, n_bytes)
     lock, differs = threading.Lock(), threading.Event()

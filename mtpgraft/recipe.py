@@ -335,8 +335,10 @@ def _decoded(raw: bytes, dtype: str) -> Floats:
         floats: Floats = _fp8_table(dtype)[np.frombuffer(raw, np.uint8)]
         return floats
     if dtype == "BF16":
-        bits: Floats = (np.frombuffer(raw, "<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
-        return bits
+        bits = np.frombuffer(raw, "<u2").astype(np.uint32)
+        bits <<= np.uint32(16)
+        widened: Floats = bits.view(np.float32)
+        return widened
     layout = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}[dtype]
     with np.errstate(all="ignore"):
         return np.frombuffer(raw, layout).astype(np.float32)

@@ -17,7 +17,7 @@ from mtpgraft.head import Head, HeadState, find_head, head_digest
 from mtpgraft.plan.keys import HEAD_SHA256, OWN, SPLIT_KEYS, key_changes
 from mtpgraft.plan.values import KeyChange
 from mtpgraft.quantize import convert
-from mtpgraft.source.base import Source, read_chunks, read_exactly
+from mtpgraft.source.base import Source, read_chunks, read_exactly_into
 
 _MAX_PADDING_NBYTES = 2**16
 """Most that is compared along with the tensors on both sides of it."""
@@ -318,12 +318,16 @@ def _same_data(out: GGUFModel, ours: Tensor, donor: GGUFModel, theirs: Tensor, p
         return False
 
 
-def holds(model: GGUFModel, tensor: Tensor, chunks: Iterable[bytes], progress: Progress) -> bool:
+def holds(model: GGUFModel, tensor: Tensor, chunks: Iterable[bytes | memoryview], progress: Progress) -> bool:
     """Whether a tensor's data is these chunks, one after the other, and nothing more."""
     position = 0
+    mine = bytearray()
     for chunk in chunks:
-        here = tensor.offset + position
-        if read_exactly(model.source_of(tensor), here, len(chunk), f"tensor {tensor.name}") != chunk:
+        if len(chunk) != len(mine):
+            mine = bytearray(len(chunk))
+        with memoryview(mine) as view:
+            read_exactly_into(model.source_of(tensor), tensor.offset + position, view, f"tensor {tensor.name}")
+        if not mine.startswith(chunk):  # of the same length; a memoryview's == compares number by number
             return False
         position += len(chunk)
         progress(len(chunk))

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Time to open a GGUF header: mtpgraft against gguf-py's GGUFReader, side by side in one run.
 
-Method: one file with a tokenizer of --tokens entries (tokens, scores, types and as many merges, lengths as in Qwen's
-vocabulary) and 1,000 small tensors is written to a temporary folder, or --file names a real one. Both readers open
-it in turn, A B A B ..., in this process, after one uncounted round; the medians and their ratio are printed.
+Method: for each number of tensors, a file with a tokenizer of --tokens entries (tokens, types and as many merges,
+lengths as in Qwen's vocabulary) and so many small tensors is written to a temporary folder, or --file names a real one.
+Both readers open it in turn, A B A B ..., in this process, after one uncounted round; mtpgraft finds the head as well.
 
-    python scripts/bench_header.py
+    python scripts/bench_header.py --tensors 100 1000 20000
     python scripts/bench_header.py --file model.gguf --rounds 5
 """
 
@@ -77,22 +77,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--file", type=Path, help="a GGUF to open instead of a synthetic one")
     parser.add_argument("--tokens", type=int, default=152_000)
-    parser.add_argument("--tensors", type=int, default=1_000)
+    parser.add_argument("--tensors", type=int, nargs="+", default=[100, 1_000, 20_000])
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
+    print("| tensors | header | mtpgraft | gguf-py's GGUFReader | ratio, median | lowest to highest |")
+    print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        path = args.file or Path(folder) / "header.gguf"
-        if args.file is None:
-            path.write_bytes(synthetic_header(args.tokens, args.tensors))
-        with open_gguf(path) as model:
-            print(f"{model.name}: header of {model.shards[0].header_nbytes / 1e6:.1f} MB, {len(model.tensors)} tensors")
-        timed(ours, path), timed(theirs, path)
-        pairs = [(timed(ours, path), timed(theirs, path)) for _ in range(args.rounds)]
+        for n_tensors in [0] if args.file else args.tensors:
+            path = args.file or Path(folder) / "header.gguf"
+            if args.file is None:
+                path.write_bytes(synthetic_header(args.tokens, n_tensors))
+            one_file(path, args.rounds)
+
+
+def one_file(path: Path, n_rounds: int) -> None:
+    with open_gguf(path) as model:
+        about = f"{len(model.tensors)} | {model.shards[0].header_nbytes / 1e6:.1f} MB"
+    timed(ours, path), timed(theirs, path)
+    pairs = [(timed(ours, path), timed(theirs, path)) for _ in range(n_rounds)]
     a, b = median(pair[0] for pair in pairs), median(pair[1] for pair in pairs)
     ratios = [theirs_s / ours_s for ours_s, theirs_s in pairs]
-    print(f"mtpgraft  {a * 1e3:8.1f} ms (median of {args.rounds})")
-    print(f"gguf-py   {b * 1e3:8.1f} ms")
-    print(f"ratio     {median(ratios):8.1f} x (lowest {min(ratios):.1f}, highest {max(ratios):.1f})")
+    print(
+        f"| {about} | {a * 1e3:.1f} ms | {b * 1e3:.0f} ms | {median(ratios):.0f} x "
+        f"| {min(ratios):.0f} to {max(ratios):.0f} |",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

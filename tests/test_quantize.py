@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mtpgraft.container.types import BF16, F16, F32, Q8_0, TENSOR_TYPES_BY_NAME
-from mtpgraft.errors import RefusedError, UsageError
+from mtpgraft.errors import RefusedError, TruncatedError, UsageError
 from mtpgraft.quantize import convert, decode_rows, encode_rows, parse_type, writable_types
 from mtpgraft.source.local import LocalFile
 
@@ -93,13 +93,40 @@ def test_a_lower_type_is_requantized_from_what_ggml_reads_in_it(name: str) -> No
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
-def test_chunks_make_up_the_whole(tmp_path: Path, n_threads: int) -> None:
-    values = np.random.default_rng(1).standard_normal((5000, 512)).astype(np.float32)  # over two chunks
+@pytest.mark.parametrize("from_type", [F32, F16, BF16])
+def test_chunks_make_up_the_whole(tmp_path: Path, from_type: int, n_threads: int) -> None:
+    """Over two chunks and five steps, with odd blocks in the first, in the middle and in the last of them."""
+    values = np.random.default_rng(1).standard_normal((5000, 512)).astype(np.float32)
+    with np.errstate(all="ignore"):
+        for first, kind in ((0, "tiny"), (2048, "nan and infinite"), (3000, "denormal"), (4984, "nan")):
+            values[first : first + 16] = special(kind).reshape(16, 512)
+        stored = encode_rows(values, from_type)
     path = tmp_path / "raw"
-    path.write_bytes(b"head" + values.tobytes())
-    chunks = list(convert(LocalFile.open(path), 4, (512, 50, 100), F32, Q8_0, n_threads=n_threads))
+    path.write_bytes(b"head" + stored)
+    source = LocalFile.open(path)
+    chunks = [bytes(c) for c in convert(source, 4, (512, 50, 100), from_type, Q8_0, n_threads=n_threads)]
     assert len(chunks) > 1
-    assert b"".join(chunks) == ggml(values, Q8_0)
+    assert b"".join(chunks) == ggml(decode_rows(stored, 5000, 512, from_type), Q8_0)
+
+
+@pytest.mark.parametrize("from_type", [F32, F16, BF16])
+def test_a_source_that_only_hands_out_bytes(from_type: int) -> None:
+    """As remote files do; big-endian, and of a length that is no whole chunk."""
+    with np.errstate(all="ignore"):
+        stored = encode_rows(special("normal"), from_type, ">")
+
+    class Remote:
+        name, size = "remote", len(stored)
+
+        def read_at(self, offset: int, n_bytes: int) -> bytes:
+            return stored[offset : offset + n_bytes]
+
+        def close(self) -> None: ...
+
+    expected = ggml(decode_rows(stored, 32, 256, from_type, ">"), Q8_0)
+    assert b"".join(map(bytes, convert(Remote(), 0, (256, 32), from_type, Q8_0, ">"))) == expected
+    with pytest.raises(TruncatedError, match="ends inside a tensor"):
+        list(convert(Remote(), 0, (256, 33), from_type, Q8_0, ">"))
 
 
 def test_byte_orders(tmp_path: Path) -> None:

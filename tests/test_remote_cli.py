@@ -13,6 +13,7 @@ from mtpgraft.kinship import Verdict, kinship
 from tests.conftest import TINY, TRAINED, Program
 from tests.engine import load_and_draft
 from tests.hub.fixtures import environment
+from tests.hub.model import OTHER_TOKEN, TOKEN
 from tests.hub.server import FakeHub
 
 BASE = TRAINED / "base-Q2_K.gguf"
@@ -132,3 +133,25 @@ def test_another_models_donor_is_refused_by_its_norms(run: Program, tmp_path: Pa
     done = run("graft", BASE, "other.gguf", "-o", "x.gguf", "--allow-mismatch")
     assert "warning" in done.stderr
     load_and_draft(tmp_path / "x.gguf", grammar=None)
+
+
+@pytest.mark.parametrize("token", [TOKEN, OTHER_TOKEN], ids=["accepted", "refused"])
+def test_the_token_is_never_shown(run: Program, hub: FakeHub, tmp_path: Path, token: str) -> None:
+    """Not on success, in errors, in JSON, in what is written, and not in huggingface_hub's own logging."""
+    known = {"HF_TOKEN": token, "HF_DEBUG": "1", "HF_HUB_VERBOSITY": "debug", "PYTHONWARNINGS": "always"}
+    said = ""
+    for args in (
+        ("inspect", "hf:fixtures/gated", "--json"),
+        ("audit", "hf:fixtures/private", "hf:fixtures/gated", "--json"),
+        ("audit", "hf:fixtures/gated", "--out", "census.jsonl"),
+        ("graft", BASE, "hf:fixtures/private", "-o", "out.gguf", "--json"),
+        ("inspect", "hf:fixtures/no-such-repo"),
+        ("inspect", f"{hub.endpoint}/fixtures/gated/resolve/main/none.gguf"),
+    ):
+        done = run(*args, expect=None, **known)
+        said += done.stdout + done.stderr
+    assert "fixtures/gated" in said
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert written
+    assert token not in said
+    assert not [path for path in written if token.encode() in path.read_bytes()]

@@ -238,7 +238,7 @@ def test_a_failing_disk_is_not_called_a_difference(
     def fails(*_: object) -> bytes:
         raise TransientError("reading failed", file="disk")
 
-    monkeypatch.setattr(quantize, "read_exactly", fails)
+    monkeypatch.setattr(quantize, "read_exactly_into", fails)
     with (
         open_gguf(out) as result,
         open_gguf(base) as original,

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from mtpgraft.source.base import Source, read_exactly
+from mtpgraft.source.local import LocalFile
 
 _N_PLACES = 1024
 _PLACE_NBYTES = 4096
@@ -27,6 +28,8 @@ class TrunkSamples:
     def take(cls, source: Source, data_start: int, n_bytes: int) -> TrunkSamples:
         """Read them."""
         sha = hashlib.sha256()
+        if isinstance(source, LocalFile):
+            source.will_read([(data_start + offset, n) for offset, n in _places(n_bytes)])
         for offset, n in _places(n_bytes):
             sha.update(read_exactly(source, data_start + offset, n, "the trunk"))
         return cls(n_bytes, sha.hexdigest())

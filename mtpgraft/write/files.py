@@ -10,9 +10,9 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mtpgraft.container.encode import EncodedHeader
@@ -38,9 +38,13 @@ _SPACE_RESERVE_NBYTES = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Complete files under temporary names: (temporary, final) for each planned file."""
+    """Complete files under temporary names: (temporary, final) for each planned file.
+
+    They are still on their way to the disk: what is read of them meanwhile comes from memory, as it does afterwards.
+    """
 
     files: tuple[tuple[Path, Path], ...]
+    _syncing: Future[None] = field(repr=False)
 
     @property
     def first(self) -> Path:
@@ -48,7 +52,14 @@ class Written:
         return self.files[0][0]
 
     def publish(self) -> None:
-        """Give the files their final names. Raises TransientError when the file system refuses."""
+        """Wait until the files are on the disk, then give them their final names.
+
+        Raises TransientError when the disk or the file system refuses.
+        """
+        try:
+            self._syncing.result()
+        except OSError as error:
+            raise io_error(error, self.files[0][1], "could not be written") from error
         try:
             for temporary, final in self.files:
                 disk.rename(temporary, final)
@@ -59,10 +70,8 @@ class Written:
 
     def discard(self) -> None:
         """Remove what is left of the temporary files."""
-        for temporary, _ in self.files:
-            with suppress(OSError):
-                if temporary.exists():
-                    disk.unlink(temporary)
+        wait([self._syncing])
+        _remove([temporary for temporary, _ in self.files])
 
 
 def check_targets(plan: SurgeryPlan, *, overwrite: bool) -> None:
@@ -97,40 +106,54 @@ def check_room(folder: Path, n_bytes: int) -> None:
 def write_plan(
     plan: SurgeryPlan, progress: Progress | None = None, n_threads: int | None = None, mode: int = 0o666
 ) -> Written:
-    """Write all files of a plan under temporary names and sync them. On any failure nothing is left behind.
+    """Write all files of a plan under temporary names and begin to sync them. On any failure nothing is left behind.
 
     mode: permissions of the new files, before the umask.
     Raises TransientError for disk trouble, TruncatedError when a source turns out shorter than its header says.
     """
     report = _shared(progress or (lambda n: None))
-    written = Written(tuple((temporary_name(file.path), file.path) for file in plan.files))
+    files = tuple((temporary_name(file.path), file.path) for file in plan.files)
     headers = [file.header() for file in plan.files]
     fds: list[int] = []
     rows: list[DigestRow] = []
     current = plan.files[0].path
     try:
-        try:
-            for (temporary, _), file, header in zip(written.files, plan.files, headers, strict=True):
-                current = file.path
-                fds.append(create_temporary(temporary, mode))
-                rows += _write_data(file, header, fds[-1], report, n_threads)
-            for fd, file, header in zip(
-                fds, plan.files, headers, strict=True
-            ):  # a head may lie in another file than its digest
-                current = file.path
-                raw = header_with_digest(file, header.raw, rows)
-                disk.write_at(fd, raw, 0)
-                report(len(raw))
-                disk.sync(fd)
-        except OSError as error:
+        for (temporary, _), file, header in zip(files, plan.files, headers, strict=True):
+            current = file.path
+            fds.append(create_temporary(temporary, mode))
+            rows += _write_data(file, header, fds[-1], report, n_threads)
+        for fd, file, header in zip(fds, plan.files, headers, strict=True):
+            current = file.path
+            raw = header_with_digest(file, header.raw, rows)  # a head may lie in another file than its digest
+            disk.write_at(fd, raw, 0)
+            report(len(raw))
+    except BaseException as error:
+        for fd in fds:
+            os.close(fd)
+        _remove([temporary for temporary, _ in files])
+        if isinstance(error, OSError):
             raise io_error(error, current, "could not be written") from error
-        finally:
-            for fd in fds:
-                os.close(fd)
-    except BaseException:
-        written.discard()
         raise
-    return written
+    pool = ThreadPoolExecutor(1)
+    syncing = pool.submit(_sync, fds)
+    pool.shutdown(wait=False)
+    return Written(files, syncing)
+
+
+def _sync(fds: list[int]) -> None:
+    try:
+        for fd in fds:
+            disk.sync(fd)
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _remove(temporaries: list[Path]) -> None:
+    for temporary in temporaries:
+        with suppress(OSError):
+            if temporary.exists():
+                disk.unlink(temporary)
 
 
 def _write_data(
@@ -209,7 +232,7 @@ def end_of_file(plan: FilePlan, header: EncodedHeader) -> int:
     return exact if data_end <= exact <= header.file_nbytes else header.file_nbytes
 
 
-def _chunks(tensor: OutTensor, byte_order: str, n_threads: int | None) -> Iterator[bytes]:
+def _chunks(tensor: OutTensor, byte_order: str, n_threads: int | None) -> Iterator[bytes | memoryview]:
     data = tensor.data
     if isinstance(data, CopyBytes):
         return read_chunks(data.source, data.offset, data.n_bytes, f"tensor {tensor.name}")
