@@ -8,9 +8,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from mtpgraft.bench.embedded import EmbeddedEngine
 from mtpgraft.bench.engine import CompletionRequest, CompletionResult, DraftSpec, LaunchSpec
-from mtpgraft.bench.enginelog import telling_lines
+from mtpgraft.bench.engines.embedded import EmbeddedEngine
+from mtpgraft.bench.engines.enginelog import telling_lines
 from mtpgraft.errors import EngineError
 
 # Keeps random-weight models to whole characters, and from ending the text before anything can be drafted.

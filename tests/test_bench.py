@@ -12,14 +12,26 @@ from pathlib import Path
 
 import pytest
 
-from mtpgraft.bench.embedded import EmbeddedEngine, EmbeddedSession
 from mtpgraft.bench.engine import CompletionRequest, CompletionResult, DraftSpec, LaunchSpec
-from mtpgraft.bench.enginelog import DraftLine, draft_lines, hint_for, telling_lines
-from mtpgraft.bench.metrics import ArmResult, Sample, Spread, Tally, differences, speed_up
-from mtpgraft.bench.prompts import QUICK, Prompt
-from mtpgraft.bench.protocol import Arm, plan_bench
+from mtpgraft.bench.engines.embedded import EmbeddedEngine, EmbeddedSession
+from mtpgraft.bench.engines.enginelog import DraftLine, draft_lines, hint_for, telling_lines
+from mtpgraft.bench.metrics import (
+    ArmResult,
+    BreakEven,
+    Sample,
+    Spread,
+    Tally,
+    break_even,
+    category_speed_up,
+    differences,
+    prefill_ratio,
+    speed_up,
+)
+from mtpgraft.bench.prompts import Prompt
+from mtpgraft.bench.protocol import Arm, HeadChoice, plan_bench
 from mtpgraft.bench.result import BenchResult
 from mtpgraft.bench.run import BenchProgress, run_bench
+from mtpgraft.bench.suites import builtin_suite
 from mtpgraft.errors import EngineDiedError, EngineError, ExitCode, InputError, UsageError
 from tests.conftest import TINY, TRAINED
 from tests.engine import LETTERS, launch, load_and_draft, load_only, refusal
@@ -28,6 +40,7 @@ DONOR = TRAINED / "donor-bf16.gguf"
 BASE = TRAINED / "base-Q2_K.gguf"
 SIDECAR = TRAINED / "mtp-q8_0.gguf"  # llama.cpp's own `--mtp` conversion
 RANDOM = TINY / "qwen35"
+QUICK = builtin_suite("quick")
 SHORT = replace(QUICK, name="short", prompts=(Prompt("def", "code", "def read("),))
 
 
@@ -114,6 +127,7 @@ def test_speed_is_the_engines_own(trained: Run) -> None:
             assert Tally((sample,)).tokens_per_second == pytest.approx(sample.result.predicted_per_second)
         spread = arm.tokens_per_second
         assert spread is not None and 0 < spread.low <= spread.median <= spread.high
+    assert trained.result.off is not None
     assert trained.result.speed_up(trained.result.off) == Spread(1.0, 1.0, 1.0)
 
 
@@ -161,8 +175,10 @@ def test_a_base_drafts_with_a_sidecar_and_not_without(tmp_path: Path) -> None:
     result = run_bench(BASE, sidecar=SIDECAR, n_max=(1,), repeats=1, n_predict=32, engine=engine)
     (on,) = result.on
     assert on.total.acceptance is not None and on.total.acceptance > 0.4
-    assert result.off.total.draft_n == 0
-    assert result.sidecar is not None and result.sidecar.name == SIDECAR.name
+    assert result.off is not None and result.off.total.draft_n == 0
+    (head,) = result.heads
+    assert head.file is not None and head.file.name == SIDECAR.name
+    assert head.head_sha256 is not None and dict(head.types).keys() == {"Q8_0", "F32"}
 
     with pytest.raises(EngineError, match="doesn't contain MTP layers") as caught:
         run_bench(BASE, n_max=(1,), repeats=1, n_predict=32, engine=engine)
@@ -319,7 +335,7 @@ def test_missing_files_and_missing_engines(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_arms_run_there_and_back_and_the_deepest_first() -> None:
-    plan = plan_bench(Path("m.gguf"), n_max=(1, 2), p_min=(0.0, 0.75), repeats=3)
+    plan = plan_bench(LaunchSpec(Path("m.gguf")), QUICK, n_max=(1, 2), p_min=(0.0, 0.75), repeats=3)
     names = [arm.name for arm in plan.arms]
     assert names == ["off", "n=1", "n=1 p>=0.75", "n=2", "n=2 p>=0.75"]
     order = [(visit.arm.name, visit.repeat) for visit in plan.visits]
@@ -330,7 +346,12 @@ def test_arms_run_there_and_back_and_the_deepest_first() -> None:
 
 
 def test_arms_differ_in_nothing_but_the_draft() -> None:
-    plan = plan_bench(Path("m.gguf"), sidecar=Path("s.gguf"), n_max=(1, 2), n_threads=3, extra=(("n_gpu_layers", 0),))
+    plan = plan_bench(
+        LaunchSpec(Path("m.gguf"), n_threads=3, extra=(("n_gpu_layers", 0),)),
+        QUICK,
+        heads=(HeadChoice("", Path("s.gguf")),),
+        n_max=(1, 2),
+    )
     assert len({replace(arm.launch, draft=None) for arm in plan.arms}) == 1
     assert [arm.launch.draft for arm in plan.arms] == [None, *(DraftSpec(n, 0.0, Path("s.gguf")) for n in (1, 2))]
     request = plan.request(QUICK.prompts[0])
@@ -346,13 +367,23 @@ def test_arms_differ_in_nothing_but_the_draft() -> None:
         {"p_min": (-0.1,)},
         {"repeats": 0},
         {"n_predict": 1},
-        {"n_ctx": 100},
+        {"heads": (HeadChoice("a"), HeadChoice("a"))},
+        {"engines": ()},
+        {"synth_rates": (0.5,)},
+        {"synth_rates": (0.5, 0.6, 0.1)},
+        {"synth_rates": (1.5, 0.6, 0.1)},
     ],
 )
 def test_numbers_that_measure_nothing_are_refused(wrong: dict[str, object]) -> None:
     (name,) = wrong
     with pytest.raises(UsageError, match=name):
-        plan_bench(Path("m.gguf"), **wrong)  # type: ignore[arg-type]
+        plan_bench(LaunchSpec(Path("m.gguf")), QUICK, **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("launch", [{"n_ctx": 100}, {"n_parallel": 0}, {"n_ctx": 4 * 100, "n_parallel": 4}])
+def test_a_context_too_small_for_the_answer_is_refused(launch: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match=r"n_ctx|n_parallel"):
+        plan_bench(replace(LaunchSpec(Path("m.gguf")), **launch), QUICK)  # type: ignore[arg-type]
 
 
 def test_a_suites_hash_is_of_what_the_model_sees() -> None:
@@ -416,14 +447,59 @@ def test_speed_up_pairs_the_repeats() -> None:
     assert on.tokens_per_second == Spread(median=100.0, low=62.5, high=200.0)
 
 
+def test_break_even_is_the_length_that_a_step_must_yield() -> None:
+    """10 tokens in 100 ms off; 5 steps of 2 drafted tokens in 100 ms on: a step of 20 ms must yield two tokens."""
+    off = arm_of(completion(n=11, ms=100))
+    on = arm_of(completion(n=9, ms=100, drafted=10, accepted=3, steps=5, positions=(2, 1)))
+    assert break_even(on, off) == BreakEven(mean_accepted_length=2.0, acceptance=0.5)
+    cheap = arm_of(completion(n=9, ms=10, drafted=10, accepted=3, steps=5))
+    assert break_even(cheap, off) == BreakEven(1.0, 0.0)
+    assert break_even(off, off) is None
+
+
+def test_throughput_ranks_slots_and_decode_speed_ranks_one() -> None:
+    arm = replace(arm_of(completion(n=11, ms=100), completion(n=11, ms=200)), wall_s=(0.5, 1.1))
+    assert arm.throughput == Spread(median=16.0, low=10.0, high=22.0)
+    assert arm.speed == arm.tokens_per_second == Spread(75.0, 50.0, 100.0)
+    slots = replace(arm, arm=replace(arm.arm, launch=replace(arm.arm.launch, n_parallel=2)))
+    assert slots.speed == slots.throughput
+    assert arm_of(completion()).throughput is None
+
+
+def test_prefill_and_categories_are_paired_too() -> None:
+    def arm(prefill_ms: float, code_ms: float, prose_ms: float) -> ArmResult:
+        results = [replace(completion(ms=ms), prompt_ms=prefill_ms) for ms in (code_ms, prose_ms)]
+        samples = tuple(Sample(0, kind, kind, r) for kind, r in zip(("code", "prose"), results, strict=True))
+        return replace(arm_of(), samples=samples)
+
+    off, on = arm(50, 100, 100), arm(100, 50, 200)
+    assert prefill_ratio(on, off) == Spread(0.5, 0.5, 0.5)
+    assert category_speed_up(on, off) == {"code": Spread(2.0, 2.0, 2.0), "prose": Spread(0.5, 0.5, 0.5)}
+    assert category_speed_up(on, arm_of(completion())) == {"code": Spread(2.0, 2.0, 2.0)}, "no prose to compare with"
+
+
+def test_times_and_stops_of_a_group() -> None:
+    tally = arm_of(
+        replace(completion(), first_token_ms=10.0, wall_ms=100.0),
+        replace(completion(), first_token_ms=30.0, wall_ms=250.0, stop="stop"),
+    ).total
+    assert (tally.first_token_ms, tally.wall_s, tally.stops) == (20.0, 0.35, {"length": 1, "stop": 1})
+    bare = arm_of(completion(), replace(completion(), wall_ms=1.0)).total
+    assert (bare.first_token_ms, bare.wall_s) == (None, None)
+
+
 def test_differences_are_counted_per_prompt() -> None:
     off = arm_of(completion("same"), completion("abcdef"), completion("same"), completion("abcdef"), prompts=2)
     on = arm_of(completion("same"), completion("abcxef"), completion("same"), completion("abcdefgh"), prompts=2)
     (difference,) = differences(on, off)
     assert (difference.prompt, difference.repeat, difference.offset) == ("p1", 0, 3)
     assert (difference.off, difference.on) == ("def", "xef")
-    (cut,) = differences(arm_of(completion("ab")), arm_of(completion("abc")))
-    assert (cut.offset, cut.off, cut.on) == (2, "c", "")
+    ended = replace(completion("ab"), stop="stop")
+    (early,) = differences(arm_of(ended), arm_of(completion("abc")))
+    assert (early.offset, early.off, early.on) == (2, "c", "")
+    assert not differences(arm_of(completion("ab")), arm_of(completion("abc"))), "both cut by the limit"
+    (longer,) = differences(arm_of(completion("abc")), arm_of(completion("ab")))
+    assert (longer.offset, longer.off, longer.on) == (2, "", "c")
 
 
 # The log

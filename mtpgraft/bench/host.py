@@ -14,6 +14,15 @@ SMALL_MODEL_NBYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class GpuInfo:
+    """name, driver: as the driver's own tool says them. total_nbytes: the device's memory."""
+
+    name: str
+    driver: str
+    total_nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class HostInfo:
     """cpu: the model name; n_cpus: logical CPUs this process may use; n_cores: physical cores behind them."""
 
@@ -22,6 +31,7 @@ class HostInfo:
     n_cores: int
     platform: str
     python: str
+    gpus: tuple[GpuInfo, ...] = ()
 
 
 def host_info() -> HostInfo:

@@ -1,15 +1,25 @@
-"""The result of a bench as one value, and its JSON form (schema_version 1)."""
+"""The result of a bench as one value, which everything after it reads: reports, the diagnosis, files."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from mtpgraft.bench.engine import EngineInfo, Json
 from mtpgraft.bench.host import HostInfo
-from mtpgraft.bench.metrics import ArmResult, Difference, Sample, Spread, Tally, differences, speed_up
+from mtpgraft.bench.metrics import (
+    ArmResult,
+    BreakEven,
+    Difference,
+    Sample,
+    Spread,
+    break_even,
+    category_speed_up,
+    differences,
+    prefill_ratio,
+    speed_up,
+)
 from mtpgraft.bench.protocol import BenchPlan
-
-SCHEMA_VERSION = 1
+from mtpgraft.bench.sweep import Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,26 +32,59 @@ class FileFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadFacts:
+    """A head that took part. label: as in `Arm.head`. file: None for the model's own head.
+
+    head_sha256: `head.head_digest` of it, None where it was not computed. types: (type, number of tensors), sorted.
+    """
+
+    label: str
+    file: FileFacts | None
+    head_sha256: str | None
+    types: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class BenchResult:
-    """arms: in the plan's order, so `arms[0]` is off. started_at: ISO 8601, UTC."""
+    """arms: in the plan's order. engines: in the order of `plan.engines`. started_at: ISO 8601, UTC.
+
+    notes: what was skipped, and why. cut_short: why the run ended before its last repeat; "" when it did not. Only
+    whole repeats are kept, and `plan.repeats` counts them. sweep: the trials by which a sweep chose these arms.
+    """
 
     plan: BenchPlan
     arms: tuple[ArmResult, ...]
-    engine: EngineInfo
+    engines: tuple[EngineInfo, ...]
     host: HostInfo
     model: FileFacts
-    sidecar: FileFacts | None
+    heads: tuple[HeadFacts, ...]
     started_at: str
     wall_s: float
     mtpgraft_version: str
+    notes: tuple[str, ...] = ()
+    cut_short: str = ""
+    sweep: tuple[Trial, ...] = ()
 
     @property
-    def off(self) -> ArmResult:
-        return self.arms[0]
+    def engine(self) -> EngineInfo:
+        return self.engines[0]
+
+    def engine_of(self, arm: ArmResult) -> EngineInfo:
+        return self.engines[self.plan.engines.index(arm.arm.engine)]
+
+    @property
+    def off(self) -> ArmResult | None:
+        """The first engine's off arm."""
+        return next((arm for arm in self.arms if arm.arm.is_off), None)
+
+    def off_of(self, arm: ArmResult) -> ArmResult | None:
+        """The off arm of the same engine; None for a running server, which has none."""
+        return next((off for off in self.arms if off.arm.is_off and off.arm.engine == arm.arm.engine), None)
 
     @property
     def on(self) -> tuple[ArmResult, ...]:
-        return self.arms[1:]
+        """All arms that may draft."""
+        return tuple(arm for arm in self.arms if not arm.arm.is_off)
 
     @property
     def drafted_anything(self) -> bool:
@@ -54,101 +97,57 @@ class BenchResult:
 
     @property
     def fastest(self) -> ArmResult:
-        """The arm with the highest median decode speed; `off` when no arm beats it."""
+        """The arm with the highest median speed; the earlier one of equals, so `off` when no arm beats it."""
 
         def speed(arm: ArmResult) -> float:
-            spread = arm.tokens_per_second
+            spread = arm.speed
             return spread.median if spread else 0.0
 
         return max(self.arms, key=speed)
 
     def speed_up(self, arm: ArmResult) -> Spread | None:
-        """1.0 is the off arm's speed."""
-        return speed_up(arm, self.off)
+        """1.0 is the speed of the same engine's off arm."""
+        off = self.off_of(arm)
+        return None if off is None else speed_up(arm, off)
+
+    def category_speed_up(self, arm: ArmResult) -> dict[str, Spread]:
+        off = self.off_of(arm)
+        return {} if off is None else category_speed_up(arm, off)
+
+    def prefill_ratio(self, arm: ArmResult) -> Spread | None:
+        """Prefill speed over the same engine's off arm's."""
+        off = self.off_of(arm)
+        return None if off is None else prefill_ratio(arm, off)
+
+    def break_even(self, arm: ArmResult) -> BreakEven | None:
+        off = self.off_of(arm)
+        return None if off is None else break_even(arm, off)
 
     def differences(self, arm: ArmResult) -> tuple[Difference, ...]:
-        """One per prompt whose greedy text is not the off arm's. Batching may flip a near-tie: reported, no failure."""
-        return differences(arm, self.off)
+        """One per prompt whose greedy text is not the off arm's. Batching may flip a near-tie: reported, no failure.
+        None for synthetic arms: their text means nothing."""
+        off = self.off_of(arm)
+        return () if off is None or arm.arm.is_synthetic else differences(arm, off)
 
-    def n_equal(self, arm: ArmResult) -> int:
-        """Prompts, of `n_prompts`, whose greedy text equals the off arm's in every repeat."""
+    def n_equal(self, arm: ArmResult) -> int | None:
+        """Prompts, of `n_prompts`, whose greedy text equals the off arm's in every repeat; None: nothing to compare."""
+        if self.off_of(arm) is None or arm.arm.is_synthetic:
+            return None
         return self.n_prompts - len(self.differences(arm))
 
+    def early_stops(self, arm: ArmResult) -> tuple[Sample, ...]:
+        """Samples with fewer tokens than were asked for: figures of few tokens are noise."""
+        return tuple(sample for sample in arm.samples if sample.result.n_predicted < self.plan.n_predict)
+
     def to_json(self) -> dict[str, Json]:
-        """Every figure, every raw sample, and what is needed to run it again."""
-        plan, launch = self.plan, self.plan.arms[0].launch
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "mtpgraft": self.mtpgraft_version,
-            "started_at": self.started_at,
-            "wall_s": self.wall_s,
-            "model": asdict(self.model),
-            "sidecar": None if self.sidecar is None else asdict(self.sidecar),
-            "engine": asdict(self.engine),
-            "host": asdict(self.host),
-            "suite": {
-                "name": plan.suite.name,
-                "shape": plan.suite.shape,
-                "hash": plan.suite.hash,
-                "n_prompts": self.n_prompts,
-            },
-            "settings": {
-                "n_predict": plan.n_predict,
-                "repeats": plan.repeats,
-                "seed": plan.seed,
-                "temperature": plan.warm_up.temperature,
-                "cache_prompt": plan.warm_up.cache_prompt,
-                "n_ctx": launch.n_ctx,
-                "n_parallel": launch.n_parallel,
-                "n_threads": self.off.n_threads,
-                "extra": dict(launch.extra),
-            },
-            "drafted_anything": self.drafted_anything,
-            "fastest": self.fastest.arm.name,
-            "arms": [self._arm_json(arm) for arm in self.arms],
-        }
+        """Every figure, every raw sample, and what is needed to run it again (`resultfile`)."""
+        from mtpgraft.bench.resultfile import result_json
 
-    def _arm_json(self, arm: ArmResult) -> dict[str, Json]:
-        speed, prefill, gain = arm.tokens_per_second, arm.prefill_tokens_per_second, self.speed_up(arm)
-        differing = self.differences(arm)
-        return {
-            "name": arm.arm.name,
-            "n_max": arm.arm.n_max,
-            "p_min": arm.arm.p_min,
-            **_tally_json(arm.total),
-            "tokens_per_second_spread": None if speed is None else asdict(speed),
-            "prefill_tokens_per_second_spread": None if prefill is None else asdict(prefill),
-            "speed_up": None if gain is None else asdict(gain),
-            "greedy_equal": {
-                "n_prompts": self.n_prompts,
-                "n_equal": self.n_prompts - len(differing),
-                "differences": [asdict(difference) for difference in differing],
-            },
-            "categories": {name: _tally_json(tally) for name, tally in arm.by_category().items()},
-            "samples": [_sample_json(sample) for sample in arm.samples],
-        }
+        return result_json(self)
 
+    @classmethod
+    def from_json(cls, document: object, file: object = None) -> BenchResult:
+        """What `to_json` described, equal to the value it came from. Raises InputError (`resultfile`)."""
+        from mtpgraft.bench.resultfile import result_from_json
 
-def _tally_json(tally: Tally) -> dict[str, Json]:
-    return {
-        "n_predicted": tally.n_predicted,
-        "drafted": tally.drafted,
-        "draft_n": tally.draft_n,
-        "draft_n_accepted": tally.draft_n_accepted,
-        "acceptance": tally.acceptance,
-        "acceptance_per_position": tally.acceptance_per_position,
-        "n_draft_steps": tally.n_draft_steps,
-        "n_draft_steps_source": "engine" if tally.steps_are_counted else "derived",
-        "mean_accepted_length": tally.mean_accepted_length,
-        "tokens_per_second": tally.tokens_per_second,
-        "prefill_tokens_per_second": tally.prefill_tokens_per_second,
-    }
-
-
-def _sample_json(sample: Sample) -> dict[str, Json]:
-    return {
-        "repeat": sample.repeat,
-        "prompt": sample.prompt,
-        "category": sample.category,
-        **asdict(sample.result),
-    }
+        return result_from_json(document, file)

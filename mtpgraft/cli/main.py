@@ -13,6 +13,7 @@ from mtpgraft.cli.audit import audit
 from mtpgraft.cli.bench import bench
 from mtpgraft.cli.cache import app as cache
 from mtpgraft.cli.demo import demo
+from mtpgraft.cli.doctor import doctor
 from mtpgraft.cli.extract import extract
 from mtpgraft.cli.graft import graft
 from mtpgraft.cli.inspect import inspect
@@ -50,7 +51,7 @@ def _program(
     """Surgery on the Multi-Token-Prediction (MTP, NextN) heads of GGUF models."""
 
 
-for command in (inspect, audit, extract, graft, strip, verify, repair, recover, report, bench, demo):
+for command in (inspect, audit, extract, graft, strip, verify, repair, recover, report, bench, doctor, demo):
     app.command()(command)
 app.add_typer(cache, name="cache")
 

@@ -43,13 +43,23 @@ class Output:
         n_columns = len(columns) or (len(rows[0]) if rows else 1)
         for number in range(n_columns):
             name = columns[number] if columns else ""
-            table.add_column(name, justify="right" if number in right else "left", overflow="fold")
+            table.add_column(Text(name), justify="right" if number in right else "left", overflow="fold")
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         wide = None if sys.stdout.isatty() else 1000  # a pipe gets whole lines
         console = Console(file=sys.stdout, width=wide, highlight=False)
         with console.capture() as captured:
             console.print(table)
+        self.lines(line.rstrip() for line in captured.get().splitlines())
+
+    def styled(self, pieces: Sequence[tuple[str, str]]) -> None:
+        """Print one line of the result, piece by piece: (text, rich style). Plain where there is no terminal."""
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console(file=sys.stdout, width=1000, highlight=False)
+        with console.capture() as captured:
+            console.print(Text.assemble(*pieces), soft_wrap=True)
         self.lines(line.rstrip() for line in captured.get().splitlines())
 
     def note(self, text: str) -> None:

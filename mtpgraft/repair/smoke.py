@@ -31,8 +31,8 @@ def smoke_test(model: Path, n_bytes: int) -> Smoke:
     free = _free_memory_nbytes()
     if free is not None and n_bytes > _MEMORY_SHARE * free:
         return Smoke(None, "not tried in llama.cpp: the model does not fit into this machine's free memory")
-    from mtpgraft.bench.embedded import EmbeddedEngine
     from mtpgraft.bench.engine import CompletionRequest, DraftSpec, LaunchSpec
+    from mtpgraft.bench.engines.embedded import EmbeddedEngine
 
     spec = LaunchSpec(model, n_ctx=256, draft=DraftSpec(1), n_batch=64, warmup=False)
     try:

@@ -1,70 +1,36 @@
-"""A bench result as a table and a few sentences."""
+"""A bench result on a terminal: what was measured, tables, and what to conclude."""
 
 from __future__ import annotations
 
-from mtpgraft.bench.metrics import ArmResult, Spread
 from mtpgraft.bench.result import BenchResult
+from mtpgraft.report.bench_setup import all_notes, engine_line, machine_line, protocol_line
+from mtpgraft.report.bench_tables import Table, tables
+from mtpgraft.report.bench_verdict import verdict
 from mtpgraft.report.text import clean
 
-COLUMNS = ("arm", "acceptance", "accepted/drafted", "mean length", "tok/s", "speed-up", "greedy text equal")
-RIGHT = (1, 2, 3, 4, 5, 6)
+
+def bench_tables(result: BenchResult) -> list[Table]:
+    """All tables, safe to print."""
+    return [printable(table) for table in tables(result)]
 
 
-def bench_rows(result: BenchResult) -> list[tuple[str, ...]]:
-    """One row per arm, the off arm first."""
-    return [_row(result, arm) for arm in result.arms]
+def printable(table: Table) -> Table:
+    """The table without what a terminal would obey."""
+    rows = tuple(tuple(map(clean, row)) for row in table.rows)
+    return Table(clean(table.title), tuple(map(clean, table.columns)), rows, table.right, clean(table.note))
 
 
 def bench_heading(result: BenchResult) -> list[str]:
     """What was measured, on what, and how."""
     plan = result.plan
-    engine, host = result.engine, result.host
-    return [
-        f"{clean(result.model.name)} on {clean(engine.name)} {clean(engine.build)}, {clean(host.cpu)}",
-        f"suite {plan.suite.name} ({result.n_prompts} prompts), {plan.n_predict} tokens each, temperature 0, "
-        f"{plan.repeats} repeat(s)",
-    ]
-
-
-def bench_verdict(result: BenchResult) -> list[str]:
-    """What the figures say."""
-    if not result.drafted_anything:
-        return ["nothing was drafted: the engine ran and MTP did nothing"]
-    lines = []
-    fastest = result.fastest
-    if fastest is result.off:
-        lines.append("no MTP arm was faster than MTP off on this machine")
-    else:
-        speed_up = result.speed_up(fastest)
-        factor = f"{speed_up.median:.2f} x" if speed_up else "?"
-        lines.append(f"fastest: {fastest.arm.name}, {factor} the speed of MTP off")
-    for arm in result.on:
-        for difference in result.differences(arm)[:1]:
-            lines.append(
-                f"{arm.arm.name}: greedy text differs in prompt {clean(difference.prompt)} from character "
-                f"{difference.offset} on: a near-tie may flip when tokens are verified in batches"
-            )
+    lines = [clean(result.model.name)]
+    for label, engine in zip(plan.engines, result.engines, strict=True):
+        lines.append("  " + clean(f"{label}: {engine_line(engine)}" if label else engine_line(engine)))
+    lines.append("  " + clean(machine_line(result)))
+    lines.append("  " + clean(protocol_line(result)))
     return lines
 
 
-def _row(result: BenchResult, arm: ArmResult) -> tuple[str, ...]:
-    total = arm.total
-    is_off = arm is result.off
-    speed_up = None if is_off else result.speed_up(arm)
-    return (
-        arm.arm.name,
-        "-" if total.acceptance is None else f"{total.acceptance:.3f}",
-        f"{total.draft_n_accepted}/{total.draft_n}" if total.draft_n else "-",
-        "-" if total.mean_accepted_length is None else f"{total.mean_accepted_length:.2f}",
-        _spread(arm.tokens_per_second),
-        "1.00 x" if is_off else "-" if speed_up is None else f"{speed_up.median:.2f} x",
-        "-" if is_off else f"{result.n_equal(arm)} of {result.n_prompts}",
-    )
-
-
-def _spread(spread: Spread | None) -> str:
-    if spread is None:
-        return "-"
-    if spread.low == spread.high:
-        return f"{spread.median:.0f}"
-    return f"{spread.median:.0f} ({spread.low:.0f}-{spread.high:.0f})"
+def bench_verdict(result: BenchResult) -> list[str]:
+    """What the figures say, and what was left out."""
+    return [*map(clean, verdict(result)), *(f"note: {clean(note)}" for note in all_notes(result))]

@@ -10,20 +10,31 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 import mtpgraft
-from mtpgraft.bench.child import Gone, JsonChild
-from mtpgraft.bench.engine import CompletionRequest, CompletionResult, EngineInfo, Json, LaunchSpec
-from mtpgraft.bench.enginelog import hint_for, telling_lines
+from mtpgraft.bench.engine import (
+    CompletionRequest,
+    CompletionResult,
+    EngineInfo,
+    Json,
+    LaunchSpec,
+    SessionFacts,
+)
+from mtpgraft.bench.engines.child import Gone, JsonChild
+from mtpgraft.bench.engines.enginelog import hint_for, read_log, settled_log, telling_lines
+from mtpgraft.bench.engines.refusal import refuse_known_bad, rejected
+from mtpgraft.bench.engines.timings import as_float, as_int, completion_body, parse_completion
 from mtpgraft.bench.host import default_threads
-from mtpgraft.errors import EngineDiedError, EngineError, InputError
+from mtpgraft.errors import EngineDiedError, EngineError, InputError, UsageError
 
 INSTALL_HINT = "pip install 'mtpgraft[bench]'"
 _CLOSE_GRACE_S = 10.0
+# b11549 common/arg.cpp, kv_cache_types: with any other type it ends itself
+_CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,10 @@ class EmbeddedEngine:
     start_timeout_s: float = 900.0
     request_timeout_s: float = 900.0
 
+    @property
+    def is_fixed(self) -> bool:
+        return False
+
     def info(self) -> EngineInfo:
         child, log, info = _spawn(self.log_dir, self.start_timeout_s)
         child.close(_CLOSE_GRACE_S)
@@ -51,9 +66,12 @@ class EmbeddedEngine:
         for file in (spec.model, sidecar):
             if file is not None and not file.is_file():
                 raise InputError("no such file", file=file, hint="check the path")
+        _require_possible(spec)
         n_threads = spec.n_threads or default_threads(spec.model.stat().st_size)
-        child, log, info = _spawn(self.log_dir, self.start_timeout_s)
+        child, log, info = _spawn(self.log_dir, self.start_timeout_s, dict(spec.env))
         try:
+            if spec.draft is not None:
+                refuse_known_bad(info, info.name)
             message = _start_message(replace(spec, n_threads=n_threads))
             answer = child.ask(message, self.start_timeout_s)
             if isinstance(answer, Gone) or "error" in answer:
@@ -93,19 +111,14 @@ class EmbeddedSession:
         return self._child.pid
 
     def complete(self, request: CompletionRequest) -> CompletionResult:
-        answer = self._child.ask({"op": "complete", "body": _body(request)}, self._engine.request_timeout_s)
-        if isinstance(answer, Gone):
-            self._in_trouble = True
-            self._child.kill()
-            raise self._died(answer)
-        if "error" in answer:
-            raise self._rejected(str(answer["error"]))
-        reply, counters = answer["answer"], answer["counters"]
-        assert isinstance(reply, Mapping) and isinstance(counters, Mapping)
-        error = reply.get("error")
-        if error is not None:
-            raise self._rejected(str(error["message"]) if isinstance(error, Mapping) else str(error))
-        return parse_completion(reply, counters)
+        (result,) = self._ask((request,))
+        return result
+
+    def complete_all(self, requests: Sequence[CompletionRequest]) -> tuple[CompletionResult, ...]:
+        return self._ask(requests) if requests else ()
+
+    def facts(self) -> SessionFacts:
+        return SessionFacts(log=settled_log(self.log_path))
 
     def close(self) -> None:
         if self._closed:
@@ -123,50 +136,60 @@ class EmbeddedSession:
     ) -> None:
         self.close()
 
+    def _ask(self, requests: Sequence[CompletionRequest]) -> tuple[CompletionResult, ...]:
+        messages: list[Json] = [{"shape": request.shape, "body": completion_body(request)} for request in requests]
+        answer = self._child.ask({"op": "complete", "requests": messages}, self._engine.request_timeout_s)
+        if isinstance(answer, Gone):
+            self._in_trouble = True
+            self._child.kill()
+            raise self._died(answer)
+        if "error" in answer:
+            raise self._rejected(str(answer["error"]))
+        answers, counters = answer["answers"], answer["counters"]
+        assert isinstance(answers, list)
+        return tuple(self._result(one, counters) for one in answers)
+
+    def _result(self, answer: Json, counters: Json) -> CompletionResult:
+        assert isinstance(answer, Mapping)
+        reply = answer["reply"]
+        assert isinstance(reply, Mapping)
+        error = reply.get("error")
+        if error is not None:
+            raise self._rejected(str(error["message"]) if isinstance(error, Mapping) else str(error))
+        # the counters are of all slots together, and tell nothing of one request among several
+        return parse_completion(reply, counters if isinstance(counters, Mapping) else None, as_float(answer["wall_ms"]))
+
     def _died(self, gone: Gone) -> EngineDiedError:
-        lines = telling_lines(_read(self.log_path))
+        lines = telling_lines(read_log(self.log_path))
+        hint = hint_for((*lines, gone.reason), str(self.spec.model), died=True)
         return EngineDiedError(
             f"the embedded llama.cpp {gone.reason} in the middle of a completion",
             file=self.spec.model,
             found="; ".join(lines) or None,
-            hint=f"run it again; the engine's log: {self.log_path}",
+            hint=f"{hint}; the engine's log: {self.log_path}",
         )
 
     def _rejected(self, message: str) -> EngineError:
-        return EngineError(
-            "the embedded llama.cpp rejected a completion",
-            file=self.spec.model,
-            found=message,
-            hint="use a shorter prompt or more context" if "context size" in message else None,
-        )
+        return rejected("the embedded llama.cpp", message, self.spec)
 
 
-def parse_completion(reply: Mapping[str, Json], counters: Mapping[str, Json]) -> CompletionResult:
-    """llama.cpp's `/v1/completions` JSON as a value, with the counters' differences over this one request."""
-    choices, timings = reply["choices"], reply["timings"]
-    assert isinstance(choices, list) and isinstance(timings, Mapping)
-    choice = choices[0]
-    assert isinstance(choice, Mapping)
-    by_position = sorted(
-        (int(name.partition('position="')[2].rstrip('"}')), _int(n))
-        for name, n in counters.items()
-        if name.startswith("spec_decode_num_accepted_tokens_per_pos_total{")
-    )
-    n_steps = counters.get("spec_decode_num_drafts_total")
-    return CompletionResult(
-        text=str(choice["text"]),
-        tokens=None,  # this endpoint gives none
-        n_predicted=_int(timings["predicted_n"]),
-        predicted_ms=_float(timings["predicted_ms"]),
-        predicted_per_second=_float(timings["predicted_per_second"]),
-        prompt_n=_int(timings["prompt_n"]),
-        prompt_ms=_float(timings["prompt_ms"]),
-        draft_n=_int(timings.get("draft_n", 0)),
-        draft_n_accepted=_int(timings.get("draft_n_accepted", 0)),
-        n_draft_steps=None if n_steps is None else _int(n_steps),
-        accepted_per_position=tuple(n for _, n in by_position) or None,
-        stop=str(choice["finish_reason"]),
-    )
+def _require_possible(spec: LaunchSpec) -> None:
+    for kind in (spec.cache_type_k, spec.cache_type_v):
+        if kind is not None and kind not in _CACHE_TYPES:
+            raise EngineError(
+                "the embedded llama.cpp does not know this KV cache type",
+                found=kind,
+                expected=", ".join(_CACHE_TYPES),
+                hint="types of a fork need its llama-server: --engine /path/to/llama-server",
+            )
+    for what, given in (("--rpc", spec.rpc), ("command-line arguments", spec.args)):
+        if given:
+            raise UsageError(
+                f"the embedded engine takes no {what}",
+                found=" ".join(given),
+                expected="a llama-server binary",
+                hint="--engine llama-server (`mtpgraft doctor` lists the engines of this machine)",
+            )
 
 
 def _start_message(spec: LaunchSpec) -> dict[str, Json]:
@@ -177,6 +200,7 @@ def _start_message(spec: LaunchSpec) -> dict[str, Json]:
             "n_max": spec.draft.n_max,
             "p_min": spec.draft.p_min,
             "sidecar": None if sidecar is None else str(sidecar.absolute()),
+            "synth_rates": list(spec.draft.synth_rates),
         }
     return {
         "op": "start",
@@ -187,27 +211,19 @@ def _start_message(spec: LaunchSpec) -> dict[str, Json]:
             "n_threads": spec.n_threads,
             "n_batch": spec.n_batch,
             "warmup": spec.warmup,
+            "n_gpu_layers": spec.n_gpu_layers,
+            "cache_type_k": spec.cache_type_k,
+            "cache_type_v": spec.cache_type_v,
             "extra": dict(spec.extra),
             "draft": draft,
         },
     }
 
 
-def _body(request: CompletionRequest) -> dict[str, Json]:
-    body: dict[str, Json] = {
-        "prompt": request.prompt,
-        "n_predict": request.n_predict,
-        "temperature": request.temperature,
-        "seed": request.seed,
-        "cache_prompt": request.cache_prompt,
-    }
-    if request.grammar is not None:
-        body["grammar"] = request.grammar
-    return body
-
-
-def _spawn(log_dir: Path | None, timeout_s: float) -> tuple[JsonChild, Path, EngineInfo]:
-    """A worker that has loaded xllamacpp and no model."""
+def _spawn(
+    log_dir: Path | None, timeout_s: float, env: Mapping[str, str] = MappingProxyType({})
+) -> tuple[JsonChild, Path, EngineInfo]:
+    """A worker that has loaded xllamacpp and no model. env: variables on top of this process's own."""
     if importlib.util.find_spec("xllamacpp") is None:
         raise EngineError("the embedded engine is not installed", expected="xllamacpp", hint=INSTALL_HINT)
     if log_dir is not None:
@@ -215,13 +231,15 @@ def _spawn(log_dir: Path | None, timeout_s: float) -> tuple[JsonChild, Path, Eng
     handle, name = tempfile.mkstemp(prefix="mtpgraft-engine-", suffix=".log", dir=log_dir)
     os.close(handle)
     log = Path(name)
-    child = JsonChild.spawn([sys.executable, "-m", "mtpgraft.bench.embedded_worker"], _environment(), log)
+    child = JsonChild.spawn(
+        [sys.executable, "-m", "mtpgraft.bench.engines.embedded_worker"], {**_environment(), **env}, log
+    )
     try:
         answer = child.hear(timeout_s)
         if isinstance(answer, Gone) or "error" in answer:
             child.kill()
             why = answer.reason if isinstance(answer, Gone) else str(answer["error"])
-            lines = telling_lines(_read(log))
+            lines = telling_lines(read_log(log))
             raise EngineError(
                 "xllamacpp is installed and cannot run here",
                 found="; ".join((why, *lines)),
@@ -241,6 +259,7 @@ def _parse_info(info: Json) -> EngineInfo:
         build=str(info["build"]),
         system=str(info["system"]),
         devices=tuple(str(device) for device in info["devices"]),
+        build_number=as_int(number) if (number := info["build_number"]) is not None else None,
     )
 
 
@@ -258,7 +277,7 @@ def _environment() -> dict[str, str]:
 
 def _refused(spec: LaunchSpec, answer: Gone | Mapping[str, Json], log: Path) -> EngineError:
     """llama.cpp said no, or crashed, which is its other way to say no: the same file will do it again."""
-    lines = telling_lines(_read(log))
+    lines = telling_lines(read_log(log))
     if isinstance(answer, Gone):
         what = f"the embedded llama.cpp {answer.reason} while it loaded the model"
     else:
@@ -270,20 +289,3 @@ def _refused(spec: LaunchSpec, answer: Gone | Mapping[str, Json], log: Path) -> 
         found="; ".join(lines) or None,
         hint=f"{hint_for((*lines, what), str(spec.model))}; the engine's log: {log}",
     )
-
-
-def _read(log: Path) -> str:
-    try:
-        return log.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _int(value: Json) -> int:
-    assert isinstance(value, (int, float))
-    return int(value)
-
-
-def _float(value: Json) -> float:
-    assert isinstance(value, (int, float))
-    return float(value)

@@ -1,10 +1,12 @@
-"""The process behind the embedded engine: `python -m mtpgraft.bench.embedded_worker`.
+"""The process behind the embedded engine: `python -m mtpgraft.bench.engines.embedded_worker`.
 
 Runs llama.cpp's own server (PyPI xllamacpp) and answers JSON lines on stdin and stdout:
 
     (start-up)                     -> {"info": EngineInfo}
     {"op": "start", "spec": ...}   -> {"ready": true}
-    {"op": "complete", "body": ...} -> {"answer": llama.cpp's JSON, "counters": {name: value}}
+    {"op": "complete", "requests": [{"shape": ..., "body": ...}, ...]}
+                                   -> {"answers": [{"reply": llama.cpp's JSON, "wall_ms": ...}, ...],
+                                       "counters": {name: value}, or null for several requests}
     end of input                   -> exits with 0
 
 or `{"error": message}` in place of an answer. stdout is duplicated for the answers before llama.cpp is loaded and
@@ -16,13 +18,15 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import re
 import secrets
 import sys
 import time
 from collections.abc import Mapping
 from enum import Enum
 from typing import IO, Protocol, cast
+
+from mtpgraft.bench.engines.atonce import all_at_once
+from mtpgraft.bench.engines.timings import counted, spec_counters
 
 
 class _Model(Protocol):
@@ -38,6 +42,7 @@ class _Draft(Protocol):
 class _Speculative(Protocol):
     types: list[object]
     draft: _Draft
+    synth_rates: list[float]
 
 
 class _CpuParams(Protocol):
@@ -52,6 +57,9 @@ class _Params(Protocol):
     n_parallel: int
     n_batch: int
     n_ubatch: int
+    n_gpu_layers: int
+    cache_type_k: Enum
+    cache_type_v: Enum
     warmup: bool
     fit_params: bool
     cache_ram_mib: int
@@ -67,6 +75,8 @@ class _Params(Protocol):
 class _Server(Protocol):
     def handle_completions(self, body: Mapping[str, object]) -> dict[str, object]: ...
 
+    def handle_chat_completions(self, body: Mapping[str, object]) -> dict[str, object]: ...
+
     def handle_metrics(self) -> object: ...
 
 
@@ -76,6 +86,7 @@ class _Xllamacpp(Protocol):
     __version__: str
     BUILD_INFO: dict[str, object]
     common_speculative_type: type[Enum]
+    ggml_type: type[Enum]
 
     def CommonParams(self) -> _Params: ...  # noqa: N802
 
@@ -109,7 +120,7 @@ def main() -> int:
                 server = llama.Server(_params(llama, message["spec"]))
                 say({"ready": True})
             elif server is not None:
-                say(_complete(server, message["body"]))
+                say(_complete(server, message["requests"]))
         except (RuntimeError, AttributeError, KeyError, TypeError, ValueError) as error:
             _let_log_settle()
             say({"error": str(error)})
@@ -129,17 +140,20 @@ def _let_log_settle(longest_s: float = 3.0, quiet_s: float = 0.05) -> None:
         time.sleep(0.005)
 
 
-def _complete(server: _Server, body: Mapping[str, object]) -> dict[str, object]:
-    before = _counters(server)
-    answer = server.handle_completions(body)
-    after = _counters(server)
-    return {"answer": answer, "counters": {name: n - before.get(name, 0) for name, n in after.items()}}
+def _complete(server: _Server, requests: list[Mapping[str, object]]) -> dict[str, object]:
+    """Several requests go at once, in threads: the server's calls release the interpreter's lock."""
+    if len(requests) > 1:
+        return {"answers": all_at_once(lambda request: _answer(server, request), requests), "counters": None}
+    before = spec_counters(str(server.handle_metrics()))
+    answers = [_answer(server, request) for request in requests]
+    return {"answers": answers, "counters": counted(before, spec_counters(str(server.handle_metrics())))}
 
 
-def _counters(server: _Server) -> dict[str, int]:
-    """llama.cpp's speculative counters since start-up, `/metrics` in process. No request is running meanwhile."""
-    pairs = re.findall(r"^llamacpp:(spec_decode_\S+) (\d+)$", str(server.handle_metrics()), re.MULTILINE)
-    return {name: int(value) for name, value in pairs}
+def _answer(server: _Server, request: Mapping[str, object]) -> dict[str, object]:
+    body = cast("Mapping[str, object]", request["body"])
+    started = time.perf_counter()
+    reply = server.handle_chat_completions(body) if request["shape"] == "chat" else server.handle_completions(body)
+    return {"reply": reply, "wall_ms": 1000 * (time.perf_counter() - started)}
 
 
 def _params(llama: _Xllamacpp, spec: Mapping[str, object]) -> _Params:
@@ -151,6 +165,12 @@ def _params(llama: _Xllamacpp, spec: Mapping[str, object]) -> _Params:
     params.warmup = cast(bool, spec["warmup"])
     if spec["n_batch"] is not None:
         params.n_batch = params.n_ubatch = cast(int, spec["n_batch"])
+    if spec["n_gpu_layers"] is not None:
+        params.n_gpu_layers = cast(int, spec["n_gpu_layers"])
+    if spec["cache_type_k"] is not None:
+        params.cache_type_k = _cache_type(llama, cast(str, spec["cache_type_k"]))
+    if spec["cache_type_v"] is not None:
+        params.cache_type_v = _cache_type(llama, cast(str, spec["cache_type_v"]))
     # Both arms must run with the same settings: `fit` would shrink the arm that needs more memory.
     params.fit_params = False
     # The host-memory prompt cache (8 GiB by default) saves and restores slots between requests: not what is measured.
@@ -164,11 +184,16 @@ def _params(llama: _Xllamacpp, spec: Mapping[str, object]) -> _Params:
         params.speculative.types = [llama.common_speculative_type["COMMON_SPECULATIVE_TYPE_DRAFT_MTP"]]
         params.speculative.draft.n_max = cast(int, draft["n_max"])
         params.speculative.draft.p_min = cast(float, draft["p_min"])
+        params.speculative.synth_rates = cast("list[float]", draft["synth_rates"])
         if draft["sidecar"] is not None:
             params.speculative.draft.mparams.path = cast(str, draft["sidecar"])
     for name, value in cast("Mapping[str, object]", spec["extra"]).items():
         _set_extra(params, name, value)
     return params
+
+
+def _cache_type(llama: _Xllamacpp, name: str) -> Enum:
+    return llama.ggml_type[f"GGML_TYPE_{name.upper()}"]
 
 
 def _set_extra(params: _Params, name: str, value: object) -> None:
@@ -182,21 +207,24 @@ def _set_extra(params: _Params, name: str, value: object) -> None:
 
 
 def _info(llama: _Xllamacpp) -> dict[str, object]:
+    build, number = _build(llama)
     return {
         "name": "xllamacpp",
         "version": llama.__version__,
-        "build": _build(llama),
+        "build": build,
+        "build_number": number,
         "system": llama.get_system_info().strip().rstrip("|").strip(),
         "devices": [f"{device['name']}: {device['description']}" for device in llama.get_device_info()],
     }
 
 
-def _build(llama: _Xllamacpp) -> str:
-    """`b11549 (1a2b3c)`. Wheels built from an archive report build 0; theirs is the last part of the version."""
+def _build(llama: _Xllamacpp) -> tuple[str, int | None]:
+    """`b11549 (1a2b3c)`, and the number. Wheels built from an archive report build 0; theirs ends their version."""
     number, commit = llama.BUILD_INFO.get("build_number"), llama.BUILD_INFO.get("commit")
     if number:
-        return f"b{number} ({commit})"
-    return f"b{llama.__version__.split('+')[0].rpartition('.')[2]} (from the wheel's version)"
+        return f"b{number} ({commit})", int(str(number))
+    last = llama.__version__.split("+")[0].rpartition(".")[2]
+    return f"b{last} (from the wheel's version)", int(last) if last.isdecimal() else None
 
 
 def _claim_stdout() -> IO[str]:

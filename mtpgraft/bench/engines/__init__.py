@@ -1,0 +1,1 @@
+"""The engines that a bench can run: each is an `Engine` (bench/engine.py)."""
