@@ -18,6 +18,7 @@ from mtpgraft.cli.extract import extract
 from mtpgraft.cli.graft import graft
 from mtpgraft.cli.inspect import inspect
 from mtpgraft.cli.output import debugging, error_text
+from mtpgraft.cli.plan import plan
 from mtpgraft.cli.recover import recover
 from mtpgraft.cli.repair import repair
 from mtpgraft.cli.report import report
@@ -51,7 +52,7 @@ def _program(
     """Surgery on the Multi-Token-Prediction (MTP, NextN) heads of GGUF models."""
 
 
-for command in (inspect, audit, extract, graft, strip, verify, repair, recover, report, bench, doctor, demo):
+for command in (inspect, audit, extract, graft, strip, verify, repair, recover, report, bench, plan, doctor, demo):
     app.command()(command)
 app.add_typer(cache, name="cache")
 
