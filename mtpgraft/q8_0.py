@@ -34,8 +34,6 @@ _F16_INFINITY = 0x7C00
 _FIELDS = np.dtype([("scale", "V2"), ("values", "V32")])
 _LOW_31_BITS = np.uint32(0x7FFFFFFF)
 _LOW_15_BITS = np.uint16(0x7FFF)
-_SIGN = np.uint32(0x80000000)
-_JUST_BELOW_HALF = np.uint32(0x3EFFFFFF)
 
 
 class Encoder:
@@ -97,13 +95,14 @@ class Encoder:
         """Blocks of 32 values, each as a half-precision scale and 32 signed bytes.
 
         largest: magnitude of each block. values_of: a step's values, perhaps in this encoder's own floats.
-        roundf is trunc(x + copysign(0.49999997, x)): with the number before 0.5, the sum reaches the next integer for
-        every float32 from a half on, and for none below.
+        roundf(x), which rounds halves away from zero, comes out of twice x, which is exact and fits 16 bits: with
+        t = trunc(2x) it is (t + 1) >> 1 from zero on and t >> 1 below.
         """
         blocks = out.reshape(-1, BLOCK_NBYTES)
         with np.errstate(all="ignore"):
             scale = largest / np.float32(127)
-            inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)[:, None]
+            inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
+            twice = (inverse * np.float32(2))[:, None]
             # NaN, infinities, and scales so small that their inverse overflows or is inexact
             odd = ~((scale >= _SMALLEST_NORMAL) & (scale < np.inf)) & (scale != 0)
             has_odd = bool(odd.any())
@@ -113,12 +112,15 @@ class Encoder:
                 values = values_of(step)
                 strange = np.flatnonzero(odd[step.blocks]) if has_odd else ()
                 to_the_letter = as_c_does(values.reshape(-1, BLOCK)[strange]) if len(strange) else None
-                bits, scaled, in_bytes = self._bits[: step.n], self._floats[: step.n], self._bytes[: step.n]
-                np.multiply(values.reshape(-1, BLOCK), inverse[step.blocks], out=scaled.reshape(-1, BLOCK))
-                np.bitwise_and(scaled.view(np.uint32), _SIGN, out=bits)
-                np.bitwise_or(bits, _JUST_BELOW_HALF, out=bits)
-                np.add(scaled, bits.view(np.float32), out=scaled)
-                np.copyto(in_bytes, scaled, casting="unsafe")
+                scaled, in_bytes = self._floats[: step.n], self._bytes[: step.n]
+                t, one_below_zero = self._bits.view(np.int16)[: 2 * step.n].reshape(2, -1)
+                np.multiply(values.reshape(-1, BLOCK), twice[step.blocks], out=scaled.reshape(-1, BLOCK))
+                np.copyto(t, scaled, casting="unsafe")
+                np.right_shift(t, np.int16(15), out=one_below_zero)
+                np.add(t, one_below_zero, out=t)
+                np.add(t, np.int16(1), out=t)
+                np.right_shift(t, np.int16(1), out=t)
+                np.copyto(in_bytes, t, casting="unsafe")
                 fields["values"][step.blocks] = in_bytes.view("V32")
                 if to_the_letter is not None:
                     blocks[step.blocks][strange] = to_the_letter
@@ -193,16 +195,18 @@ def _steps(n_elements: int) -> Iterator[_Step]:
 def _largest_of_blocks(numbers: NDArray[_Scalar], spare: NDArray[_Scalar]) -> NDArray[_Scalar]:
     """The largest of every 32 numbers; overwrites both arrays.
 
-    Each pass over everything holds a number against one farther on; only the block's first becomes its largest.
+    Each pass holds every number against one farther on; only the block's first becomes its largest. After two passes
+    over everything the first quarters of all blocks are moved together.
     """
-    n, half = numbers.size, BLOCK // 2
-    np.maximum(numbers[:-half], numbers[half:], out=spare[:-half])
-    firsts = np.dtype(("V", half * numbers.itemsize))
-    np.copyto(numbers[: n // 2].view(firsts), spare.view(firsts)[::2])  # the first halves of all blocks
-    a, b, end = numbers[: n // 2], spare[: n // 2], n // 2
-    for distance in (8, 4, 2, 1):
+    n, quarter = numbers.size, BLOCK // 4
+    np.maximum(numbers[: n - 16], numbers[16:], out=spare[: n - 16])
+    np.maximum(spare[: n - 24], spare[8 : n - 16], out=numbers[: n - 24])
+    firsts = np.dtype(("V", quarter * numbers.itemsize))
+    np.copyto(spare[: n // 4].view(firsts), numbers.view(firsts)[::4])
+    a, b, end = spare[: n // 4], numbers[: n // 4], n // 4
+    for distance in (4, 2, 1):
         end -= distance
         np.maximum(a[:end], a[distance : end + distance], out=b[:end])
         a, b = b, a
-    largest: NDArray[_Scalar] = a[::half].copy()
+    largest: NDArray[_Scalar] = a[::quarter].copy()
     return largest
