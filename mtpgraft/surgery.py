@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mtpgraft.compare import Proven
 from mtpgraft.container import MAX_HEADER_NBYTES, GGUFModel, gguf_from_sources
 from mtpgraft.errors import MtpgraftError, RefusedError
 from mtpgraft.head import find_head
@@ -40,8 +41,8 @@ class Outcome:
     moved: bool = False
 
 
-Verify = Callable[[GGUFModel, Samples | None], VerifyReport]
-"""Proves a result. Samples are given instead of the base's trunk when that is no more."""
+Verify = Callable[[GGUFModel, Samples | None, tuple[Proven, ...]], VerifyReport]
+"""Proves a result. Samples are given instead of the base's trunk when that is no more; then, what is proven already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def extract(
         if not isinstance(model, GGUFModel):
             return _extract_from_checkpoint(model, out, kind, wanted_type, run)
         plan = plan_extract(model, find_head(model), out, kind, wanted_type)
-        return _carry_out(plan, run, [model], lambda new, _: verify_extract(new, model, run.on_verify))
+        return _carry_out(plan, run, [model], lambda new, _, proven: verify_extract(new, model, run.on_verify, proven))
 
 
 def _extract_from_checkpoint(
@@ -86,7 +87,7 @@ def _extract_from_checkpoint(
         raise refuse_sidecar(checkpoint)
     plan = plan_extract_checkpoint(checkpoint, out, wanted_type)
     _refuse_overwriting(plan, checkpoint.sources)
-    return _carry_out(plan, run, [], lambda new, _: verify_extract_checkpoint(new, checkpoint, run.on_verify))
+    return _carry_out(plan, run, [], lambda new, _, __: verify_extract_checkpoint(new, checkpoint, run.on_verify))
 
 
 def graft(
@@ -105,7 +106,7 @@ def graft(
             plan,
             run,
             [base_model, donor_model],
-            lambda new, samples: verify_graft(new, base_model, donor_model, run.on_verify, samples),
+            lambda new, samples, proven: verify_graft(new, base_model, donor_model, run.on_verify, samples, proven),
         )
 
 
@@ -116,7 +117,9 @@ def strip(model: str | Path, out: Path, run: RunOptions | None = None) -> Outcom
     _end_what_was_interrupted(out, run)
     with open_model(model, run.max_header_nbytes) as opened:
         plan = plan_strip(opened, find_head(opened), out)
-        return _carry_out(plan, run, [opened], lambda new, samples: verify_strip(new, opened, run.on_verify, samples))
+        return _carry_out(
+            plan, run, [opened], lambda new, samples, proven: verify_strip(new, opened, run.on_verify, samples, proven)
+        )
 
 
 def _refuse_remote(model: str | Path) -> None:
@@ -144,10 +147,10 @@ def _carry_out(plan: SurgeryPlan, run: RunOptions, inputs: list[GGUFModel], veri
 
 def _copy(plan: SurgeryPlan, run: RunOptions, verify: Verify, mode: int = 0o666) -> Outcome:
     """Write the whole result beside its final name, verify it, publish it."""
-    written = write_plan(plan, run.on_write, mode=mode)
+    written = write_plan(plan, run.on_write, mode=mode, compare=True)
     try:
         with opened_result(written) as result:
-            report = verify(result, None)
+            report = verify(result, None, written.proven())
         require_ok(plan, report)
         written.publish()
     finally:
@@ -160,7 +163,7 @@ def _in_place(plan: SurgeryPlan, run: RunOptions, base: GGUFModel, verify: Verif
     reports: list[VerifyReport] = []
 
     def check(result: GGUFModel, samples: Samples) -> None:
-        reports.append(verify(result, samples))
+        reports.append(verify(result, samples, ()))
         require_ok(plan, reports[-1])
 
     move = plan_move(plan, base)

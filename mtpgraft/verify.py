@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mtpgraft.compare import same_bytes
+from mtpgraft.compare import Proven, same_bytes
 from mtpgraft.container import GGUFModel, Tensor
 from mtpgraft.errors import InputError, RefusedError
 from mtpgraft.head import Head, HeadState, find_head, head_digest
@@ -66,7 +66,10 @@ class VerifyReport:
 
 @dataclass(slots=True)
 class _Tally:
+    """proven: what was compared while it was copied."""
+
     progress: Progress
+    proven: tuple[Proven, ...] = ()
     checks: list[Check] = field(default_factory=list)
 
     def add(self, name: str, ok: bool, expected: object, observed: object, detail: str = "") -> None:
@@ -79,12 +82,14 @@ def verify_graft(
     donor: GGUFModel | None = None,
     progress: Progress | None = None,
     samples: Samples | None = None,
+    proven: tuple[Proven, ...] = (),
 ) -> VerifyReport:
     """Hold a grafted model against its base and, when given, the donor of its head.
 
     samples: of the base's trunk, after a change in place, when the base's own bytes are no more.
+    proven: what was read back and compared already, while it was copied.
     """
-    tally = _Tally(progress or (lambda n: None))
+    tally = _Tally(progress or (lambda n: None), proven)
     head, base_head = find_head(out), find_head(base)
     _check_layout(tally, out)
     trunk_nbytes = _check_trunk(tally, out, head, base, base_head, samples)
@@ -98,10 +103,14 @@ def verify_graft(
 
 
 def verify_strip(
-    out: GGUFModel, model: GGUFModel, progress: Progress | None = None, samples: Samples | None = None
+    out: GGUFModel,
+    model: GGUFModel,
+    progress: Progress | None = None,
+    samples: Samples | None = None,
+    proven: tuple[Proven, ...] = (),
 ) -> VerifyReport:
-    """Hold a stripped model against the one it was made from. samples: as for verify_graft."""
-    tally = _Tally(progress or (lambda n: None))
+    """Hold a stripped model against the one it was made from. samples, proven: as for verify_graft."""
+    tally = _Tally(progress or (lambda n: None), proven)
     head, old_head = find_head(out), find_head(model)
     _check_layout(tally, out)
     trunk_nbytes = _check_trunk(tally, out, head, model, old_head, samples)
@@ -110,9 +119,11 @@ def verify_strip(
     return VerifyReport(tuple(tally.checks), changes, (), trunk_nbytes, 0, None)
 
 
-def verify_extract(out: GGUFModel, donor: GGUFModel, progress: Progress | None = None) -> VerifyReport:
-    """Hold a head file or sidecar against its donor."""
-    tally = _Tally(progress or (lambda n: None))
+def verify_extract(
+    out: GGUFModel, donor: GGUFModel, progress: Progress | None = None, proven: tuple[Proven, ...] = ()
+) -> VerifyReport:
+    """Hold a head file or sidecar against its donor. proven: as for verify_graft."""
+    tally = _Tally(progress or (lambda n: None), proven)
     head = find_head(out)
     _check_layout(tally, out)
     expected = (HeadState.SIDECAR, HeadState.HEAD_FILE)
@@ -128,7 +139,7 @@ def verify_extract(out: GGUFModel, donor: GGUFModel, progress: Progress | None =
     for tensor in out.tensors:
         if tensor.name not in head_names:
             theirs = donor.tensor_by_name.get(tensor.name)
-            same = theirs is not None and _same_data(out, tensor, donor, theirs, tally.progress)
+            same = theirs is not None and _same_data(out, tensor, donor, theirs, tally)
             tally.add(f"{tensor.name} equals the donor's", same, "equal", "equal" if same else "different")
     sha = _check_digest(tally, out, head)
     return VerifyReport(tuple(tally.checks), (), tuple(t.name for t in out.tensors), 0, n_bytes, sha)
@@ -158,7 +169,7 @@ def _check_trunk(
         same = alike and samples.holds_for(out.shards[0].source, out.shards[0].data_start)
         tally.add("trunk: samples (moved, not copied)", same, "equal", "equal" if same else "different")
         return samples.sampled_nbytes if same else 0
-    n_equal, n_bytes, first_bad = _compare_trunks(out, ours, base, theirs, tally.progress)
+    n_equal, n_bytes, first_bad = _compare_trunks(out, ours, base, theirs, tally)
     tally.add(
         "trunk tensors: every byte",
         n_equal == len(theirs),
@@ -170,7 +181,7 @@ def _check_trunk(
 
 
 def _compare_trunks(
-    out: GGUFModel, ours: list[Tensor], base: GGUFModel, theirs: list[Tensor], progress: Progress
+    out: GGUFModel, ours: list[Tensor], base: GGUFModel, theirs: list[Tensor], tally: _Tally
 ) -> tuple[int, int, str]:
     """(equal tensors, bytes in them, first that differs). Tensors that lie alike in both files are read as one."""
     by_name = {tensor.name: tensor for tensor in ours}
@@ -181,12 +192,13 @@ def _compare_trunks(
         mine = by_name.get(first.name)
         if mine is not None and len(group) > 1:
             n = last.offset + last.n_bytes - first.offset
-            if same_bytes(out.source_of(mine), mine.offset, base.source_of(first), first.offset, n, progress):
+            sides = (out.source_of(mine), mine.offset, base.source_of(first), first.offset)
+            if same_bytes(*sides, n, tally.progress, tally.proven):
                 n_equal, n_bytes = n_equal + len(group), n_bytes + sum(tensor.n_bytes for tensor in group)
                 continue
         for tensor in group:  # alone, or to find which of them differs (the padding between them may, harmlessly)
             mine = by_name.get(tensor.name)
-            if mine is not None and mine.n_bytes >= tensor.n_bytes and _same_raw(out, mine, base, tensor, progress):
+            if mine is not None and mine.n_bytes >= tensor.n_bytes and _same_raw(out, mine, base, tensor, tally):
                 n_equal, n_bytes = n_equal + 1, n_bytes + tensor.n_bytes
             elif not first_bad:
                 first_bad = tensor.name
@@ -288,7 +300,7 @@ def _check_head(tally: _Tally, out: GGUFModel, head: Head, donor: GGUFModel) -> 
     for number, block in enumerate(head.blocks):
         for tensor in block.tensors:
             source = theirs.pop((number, block.local_name(tensor)), None)
-            if source is not None and _same_data(out, tensor, donor, source, tally.progress):
+            if source is not None and _same_data(out, tensor, donor, source, tally):
                 n_equal += 1
                 n_requantized += source.type_id != tensor.type_id
                 n_bytes += tensor.n_bytes
@@ -302,18 +314,18 @@ def _check_head(tally: _Tally, out: GGUFModel, head: Head, donor: GGUFModel) -> 
     return n_bytes
 
 
-def _same_data(out: GGUFModel, ours: Tensor, donor: GGUFModel, theirs: Tensor, progress: Progress) -> bool:
+def _same_data(out: GGUFModel, ours: Tensor, donor: GGUFModel, theirs: Tensor, tally: _Tally) -> bool:
     """Equal data, or data equal to what the donor's becomes in our type."""
     if ours.shape != theirs.shape:
         return False
     if ours.type_id == theirs.type_id and out.byte_order == donor.byte_order:
-        return _same_raw(out, ours, donor, theirs, progress)
+        return _same_raw(out, ours, donor, theirs, tally)
     try:
         expected = convert(
             donor.source_of(theirs), theirs.offset, theirs.shape, theirs.type_id, ours.type_id,
             donor.byte_order, out.byte_order,
         )  # fmt: skip
-        return holds(out, ours, expected, progress)
+        return holds(out, ours, expected, tally.progress)
     except (InputError, RefusedError):  # not TransientError: a failing disk says nothing about the data
         return False
 
@@ -334,8 +346,9 @@ def holds(model: GGUFModel, tensor: Tensor, chunks: Iterable[bytes | memoryview]
     return position == tensor.n_bytes
 
 
-def _same_raw(a: GGUFModel, ours: Tensor, b: GGUFModel, theirs: Tensor, progress: Progress) -> bool:
+def _same_raw(a: GGUFModel, ours: Tensor, b: GGUFModel, theirs: Tensor, tally: _Tally) -> bool:
     n_bytes = min(ours.n_bytes, theirs.n_bytes)
     if abs(ours.n_bytes - theirs.n_bytes) >= max(a.alignment, b.alignment):
         return False  # a type of unknown size is measured with its padding, which may differ in length
-    return same_bytes(a.source_of(ours), ours.offset, b.source_of(theirs), theirs.offset, n_bytes, progress)
+    sides = (a.source_of(ours), ours.offset, b.source_of(theirs), theirs.offset)
+    return same_bytes(*sides, n_bytes, tally.progress, tally.proven)

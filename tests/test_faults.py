@@ -112,6 +112,7 @@ def test_killed_at_every_step(case: Case) -> None:
         assert case.names() == ({"model.gguf"} if case.in_place else {"model.gguf", "out.gguf"})
     else:
         pytest.fail("an operation that never ends")
+    print(f"{case.name}: killed at each of {len(states)} changes to the disk")
     assert len(states) >= len(steps) - 1
     assert states == sorted(states, reverse=True)  # old, old, ..., new: never back again
     assert states[0] == "old"

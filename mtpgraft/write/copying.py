@@ -17,6 +17,8 @@ BLOCK_NBYTES = 4096
 """Block size of ext4, XFS and Btrfs on x86-64 and arm64 with 4-kB pages. Larger blocks share nothing and copy."""
 
 Report = Callable[[int], None]
+Copied = Callable[[LocalFile, int, int, int], None]
+"""Told of bytes that were copied: the source, the offset in it, how many, and their offset in the new file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,10 @@ def joined(spans: Iterable[Span]) -> Iterator[Span]:
 class Copier:
     """Copies spans into one open file, and remembers which ways do not work between two file systems."""
 
-    def __init__(self, fd: int, report: Report) -> None:
+    def __init__(self, fd: int, report: Report, copied: Copied | None = None) -> None:
         self._fd = fd
         self._report = report
+        self._copied = copied or (lambda source, offset, n_bytes, position: None)
         self._can_clone = linux.IS_LINUX
         self._kernel_ways = [disk.copy_range, disk.send_file] if linux.IS_LINUX else []
 
@@ -80,6 +83,7 @@ class Copier:
                 n = min(_KERNEL_CHUNK_NBYTES, end - start)
                 self._chunk(source, start, n, start + shift, span.what)
                 linux.start_writeback(self._fd, start + shift, n)
+                self._copied(source, start, n, start + shift)
                 start += n
             done = end
         self._report(span.offset + span.n_bytes - done)

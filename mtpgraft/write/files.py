@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mtpgraft.compare import Proven
 from mtpgraft.container.encode import EncodedHeader
 from mtpgraft.errors import InputError, RefusedError, TransientError
 from mtpgraft.head import head_digest
@@ -23,7 +24,8 @@ from mtpgraft.quantize import convert
 from mtpgraft.recipe import encoded
 from mtpgraft.source.base import read_chunks
 from mtpgraft.write import disk
-from mtpgraft.write.copying import Copier, Span, is_full, joined
+from mtpgraft.write.copying import Copied, Copier, Span, is_full, joined
+from mtpgraft.write.following import Follower
 from mtpgraft.write.leftovers import create_temporary, remove_leftovers, temporary_name
 
 Progress = Callable[[int], None]
@@ -45,11 +47,16 @@ class Written:
 
     files: tuple[tuple[Path, Path], ...]
     _syncing: Future[None] = field(repr=False)
+    _followers: tuple[Follower, ...] = field(repr=False)
 
     @property
     def first(self) -> Path:
         """The temporary name of the first file."""
         return self.files[0][0]
+
+    def proven(self) -> tuple[Proven, ...]:
+        """What was compared while it was copied, if that was asked for. Waits for the last of it; to be asked once."""
+        return tuple(follower.finish() for follower in self._followers)
 
     def publish(self) -> None:
         """Wait until the files are on the disk, then give them their final names.
@@ -71,6 +78,8 @@ class Written:
     def discard(self) -> None:
         """Remove what is left of the temporary files."""
         wait([self._syncing])
+        for follower in self._followers:
+            follower.cancel()
         _remove([temporary for temporary, _ in self.files])
 
 
@@ -104,30 +113,40 @@ def check_room(folder: Path, n_bytes: int) -> None:
 
 
 def write_plan(
-    plan: SurgeryPlan, progress: Progress | None = None, n_threads: int | None = None, mode: int = 0o666
+    plan: SurgeryPlan,
+    progress: Progress | None = None,
+    n_threads: int | None = None,
+    mode: int = 0o666,
+    *,
+    compare: bool = False,
 ) -> Written:
     """Write all files of a plan under temporary names and begin to sync them. On any failure nothing is left behind.
 
-    mode: permissions of the new files, before the umask.
+    mode: permissions of the new files, before the umask. compare: read back what is copied, for `Written.proven`.
     Raises TransientError for disk trouble, TruncatedError when a source turns out shorter than its header says.
     """
     report = _shared(progress or (lambda n: None))
     files = tuple((temporary_name(file.path), file.path) for file in plan.files)
     headers = [file.header() for file in plan.files]
     fds: list[int] = []
+    followers: list[Follower] = []
     rows: list[DigestRow] = []
     current = plan.files[0].path
     try:
         for (temporary, _), file, header in zip(files, plan.files, headers, strict=True):
             current = file.path
             fds.append(create_temporary(temporary, mode))
-            rows += _write_data(file, header, fds[-1], report, n_threads)
+            followers += [Follower(temporary)] if compare else []
+            copied = followers[-1].copied if compare else None
+            rows += _write_data(file, header, fds[-1], report, n_threads, copied)
         for fd, file, header in zip(fds, plan.files, headers, strict=True):
             current = file.path
             raw = header_with_digest(file, header.raw, rows)  # a head may lie in another file than its digest
             disk.write_at(fd, raw, 0)
             report(len(raw))
     except BaseException as error:
+        for follower in followers:
+            follower.cancel()
         for fd in fds:
             os.close(fd)
         _remove([temporary for temporary, _ in files])
@@ -137,7 +156,7 @@ def write_plan(
     pool = ThreadPoolExecutor(1)
     syncing = pool.submit(_sync, fds)
     pool.shutdown(wait=False)
-    return Written(files, syncing)
+    return Written(files, syncing, tuple(followers))
 
 
 def _sync(fds: list[int]) -> None:
@@ -157,13 +176,13 @@ def _remove(temporaries: list[Path]) -> None:
 
 
 def _write_data(
-    plan: FilePlan, header: EncodedHeader, fd: int, report: Progress, n_threads: int | None
+    plan: FilePlan, header: EncodedHeader, fd: int, report: Progress, n_threads: int | None, copied: Copied | None
 ) -> list[DigestRow]:
     """Everything but the header. The trunk is copied by one thread while another converts and writes the head."""
     places = list(zip(plan.tensors, header.data_offsets, strict=True))
     disk.truncate(fd, end_of_file(plan, header))
     spans = list(joined(span for tensor, at in places if (span := _span(tensor, at)) is not None))
-    copier, cancelled = Copier(fd, report), threading.Event()
+    copier, cancelled = Copier(fd, report, copied), threading.Event()
 
     def copy_all() -> None:
         for span in spans:
