@@ -363,6 +363,7 @@ def test_arms_differ_in_nothing_but_the_draft() -> None:
     [
         {"n_max": ()},
         {"n_max": (1, 0)},
+        {"n_max": (1, 65)},
         {"p_min": (1.0,)},
         {"p_min": (-0.1,)},
         {"repeats": 0},
@@ -380,8 +381,10 @@ def test_numbers_that_measure_nothing_are_refused(wrong: dict[str, object]) -> N
         plan_bench(LaunchSpec(Path("m.gguf")), QUICK, **wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("launch", [{"n_ctx": 100}, {"n_parallel": 0}, {"n_ctx": 4 * 100, "n_parallel": 4}])
-def test_a_context_too_small_for_the_answer_is_refused(launch: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "launch", [{"n_ctx": 100}, {"n_parallel": 0}, {"n_ctx": 4 * 100, "n_parallel": 4}, {"n_ctx": 2**31}]
+)
+def test_a_context_that_no_answer_fits_is_refused(launch: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=r"n_ctx|n_parallel"):
         plan_bench(replace(LaunchSpec(Path("m.gguf")), **launch), QUICK)  # type: ignore[arg-type]
 
@@ -514,6 +517,8 @@ def test_telling_lines() -> None:
     (line,) = telling_lines(log)
     assert line == "llama_model_load: error loading model: check_tensor_dims: tensor 'blk.4.attn_q.weight' not found"
     assert hint_for((line,), "m.gguf").startswith("`mtpgraft audit m.gguf`")
+    (alone,) = telling_lines("/b/llama.cpp/ggml/src/ggml-rpc/ggml-rpc.cpp:547: Failed to connect to 127.0.0.1:9\n")
+    assert "ggml-rpc-server" in hint_for((alone,), "m.gguf")
     failed = '/build/llama.cpp/src/models/qwen35.cpp:513: GGML_ASSERT(layer.nextn.eh_proj && "M") failed'
     assert telling_lines(failed) == ('src/models/qwen35.cpp:513: GGML_ASSERT(layer.nextn.eh_proj && "M") failed',)
     assert telling_lines("0.00.003.635 I one\n0.00.003.635 W two\nthree\nfour\n") == ("two", "three", "four")

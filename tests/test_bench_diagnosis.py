@@ -415,9 +415,11 @@ def test_a_running_server_is_diagnosed_without_off() -> None:
     served = edited(result, lambda arm: replace(arm, arm=replace(arm.arm, as_it_runs=not arm.arm.is_off)))
     served = replace(served, arms=tuple(arm for arm in served.arms if not arm.arm.is_off))
     diagnosis = diagnose(served)
-    for check_id in ("overhead", "prefill", "greedy-text"):
+    for check_id in ("overhead", "prefill", "greedy-text", "kv-types"):
         assert diagnosis.check(check_id).verdict is UNKNOWN, check_id
     assert diagnosis.check("acceptance").verdict is OK
+    small = replace(served, model=replace(served.model, n_bytes=1 << 20))
+    assert of(small, "small-model").verdict is UNKNOWN, "nothing says whether it is slower"
     assert controls_wanted(served) == ()
 
 

@@ -26,6 +26,7 @@ from mtpgraft.bench.result import BenchResult
 from mtpgraft.bench.resultfile import read_result
 from mtpgraft.bench.run import execute
 from mtpgraft.bench.suites import builtin_suite
+from mtpgraft.cli.bench_input import local_model
 from mtpgraft.errors import EngineDiedError, EngineError, ExitCode, InputError, RefusedError, UsageError
 from mtpgraft.surgery import extract
 from tests.conftest import TRAINED
@@ -397,8 +398,11 @@ def test_the_command_writes_what_it_was_asked_for(mtpgraft: InProcess, tmp_path:
         (("--synth-rates", "0.5"), "synth_rates"),
         (("--head-type", "q4_k"), "llama-quantize"),
         (("--ctx", "64"), "n_ctx"),
+        (("--rpc", "host-without-port"), "host:50052"),
         (("stray",), "behind --"),
         (("--engine", "http://127.0.0.1:9", "--sweep"), "as it runs"),
+        (("--engine", "http://127.0.0.1:9", "--cache-type-k", "q8_0"), "found --cache-type-k"),
+        (("--engine", "http://127.0.0.1:9", "--rpc", "a:1"), "found --rpc"),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(
@@ -412,6 +416,24 @@ def test_mistakes_are_found_before_anything_runs(
 def test_a_model_without_a_head_gets_audits_verdict(mtpgraft: InProcess) -> None:
     done = mtpgraft("bench", BASE, expect=ExitCode.BAD_INPUT)
     assert "audit says dropped" in done.stderr and f"mtpgraft repair {BASE}" in done.stderr
+
+
+def test_a_model_that_no_engine_could_run_is_refused_in_plain_words(mtpgraft: InProcess, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for model, words in (
+        (SIDECAR, "is a head without its model"),
+        ("hf:org/repo:Q4_K_M", "found hf:org/repo:Q4_K_M"),
+        ("https://host/x.gguf", "found https://host/x.gguf"),
+        (TRAINED, "several GGUF models"),
+        ("empty", "empty"),
+    ):
+        assert words in mtpgraft("bench", model, expect=ExitCode.BAD_INPUT).stderr
+
+
+def test_the_model_in_a_folder_is_found(tmp_path: Path) -> None:
+    (tmp_path / "only.gguf").symlink_to(DONOR)
+    assert local_model(tmp_path) == tmp_path / "only.gguf"
+    assert local_model(DONOR) == DONOR
 
 
 def test_existing_files_and_inputs_are_safe(mtpgraft: InProcess, tmp_path: Path) -> None:

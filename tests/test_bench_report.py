@@ -353,6 +353,7 @@ def test_report_shows_one_run_and_compares_two(mtpgraft: InProcess, tmp_path: Pa
     shown = json.loads(mtpgraft("report", a, "--json").stdout)
     assert {name: shown[name] for name in json.loads(a.read_text())} == json.loads(a.read_text())
     done = mtpgraft("report", a, b, "--html", "c.html", "--markdown", "c.md")
+    assert "\n  A  B\n" not in mtpgraft("report", a, a).stdout, "a table of nothing"
     assert "B n=2 is" in done.stdout and "2 runs compared" in (tmp_path / "c.html").read_text()
     assert mtpgraft("report", a, "--markdown", "-").stdout == bench_markdown(one(75.0))
     assert mtpgraft("report", a, b, "--markdown", "-").stdout == (tmp_path / "c.md").read_text()

@@ -399,6 +399,9 @@ def test_service_files_are_written_once(tmp_path: Path) -> None:
     before = compose.read_bytes()
     assert "exists already" in mtpgraft(*wanted, expect=2).stderr and compose.read_bytes() == before
     mtpgraft(*wanted, "--force")
+    for option, place, words in (("--compose", tmp_path, "is a folder"), ("--systemd", compose / "x", "not a folder")):
+        refused = mtpgraft("plan", DONOR, "--vram", "4G", option, place, "--force", "--json", expect=2)
+        assert words in refused.stderr and not refused.stdout
     printed = mtpgraft("plan", DONOR, "--vram", "4G", "--systemd", "-", "--compose", "-").stdout
     assert "ExecStart=" in printed and "services:" in printed
 

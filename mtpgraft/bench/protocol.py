@@ -20,6 +20,8 @@ from mtpgraft.bench.engine import CompletionRequest, DraftSpec, LaunchSpec
 from mtpgraft.bench.prompts import Prompt, Suite
 from mtpgraft.errors import UsageError
 
+# A typo's bound: recurrent states are kept once per drafted token, and llama.cpp aborts at absurd depths.
+MAX_DEPTH = 64
 # Enough to touch every weight and to make the engine build and reserve its graphs, drafting included.
 WARM_UP_TOKENS = 16
 # No suite's prompt: llama.cpp drafts a little differently when a prompt comes twice in a row, cache_prompt false or not
@@ -158,7 +160,8 @@ def plan_bench(
     engines: a label for each; fixed: those of running servers, which are measured as they run.
     Prompts of a depth that cannot fit are left out, with a note. Raises UsageError for numbers that measure nothing.
     """
-    _check(bool(n_max) and min(n_max) >= 1, "n_max", "one or more numbers from 1", n_max)
+    deep_enough = bool(n_max) and min(n_max) >= 1 and max(n_max) <= MAX_DEPTH
+    _check(deep_enough, "n_max", f"one or more numbers from 1 to {MAX_DEPTH}", tuple(n_max))
     _check(bool(p_min) and min(p_min) >= 0 and max(p_min) < 1, "p_min", "numbers from 0 to below 1", p_min)
     _check(repeats >= 1, "repeats", "at least 1", repeats)
     _check(launch.n_parallel >= 1, "n_parallel", "at least 1", launch.n_parallel)
@@ -166,6 +169,7 @@ def plan_bench(
     tokens = suite.n_predict if n_predict is None else n_predict
     _check(tokens >= 8, "n_predict", "at least 8 tokens: fewer time nothing but the start", tokens)
     n_ctx = launch.n_ctx // launch.n_parallel
+    _check(launch.n_ctx < 2**31, "n_ctx", "fewer than 2^31 tokens in all slots, which llama.cpp can count", n_ctx)
     _check(tokens < n_ctx, "n_ctx", f"more than n_predict ({tokens}) per slot", n_ctx)
     for name, labels in (("engines", engines), ("heads", [head.label for head in heads])):
         _check(bool(labels) and len(set(labels)) == len(labels), name, "one or more different labels", labels)

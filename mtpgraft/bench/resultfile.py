@@ -113,8 +113,11 @@ def read_result(path: Path) -> BenchResult:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError("no such file", file=path, hint="check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read: {error}", file=path) from error
+    except UnicodeDecodeError:
+        expected = "a file that `mtpgraft bench --save` wrote"
+        raise InputError("is not a bench result", file=path, expected=expected) from None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=path) from error
     except json.JSONDecodeError as error:
         raise InputError("is not JSON", file=path, where=f"line {error.lineno}", found=error.msg) from None
     return BenchResult.from_json(document, path)

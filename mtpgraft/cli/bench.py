@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from mtpgraft.cli.bench_input import chosen_suite, engine_arguments, numbers, require_head, words
+from mtpgraft.cli.bench_input import (
+    chosen_suite,
+    engine_arguments,
+    local_model,
+    numbers,
+    require_head,
+    rpc_places,
+    words,
+)
 from mtpgraft.cli.bench_outputs import BenchOutputs
 from mtpgraft.cli.documents import Documents, Html, Markdown, Png
 from mtpgraft.cli.options import AsJson, Force, NoProgress, Quiet
@@ -17,7 +25,7 @@ from mtpgraft.errors import EngineError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from mtpgraft.bench.diagnosis import ControlPlan, Diagnosis
-    from mtpgraft.bench.engine import Engine
+    from mtpgraft.bench.engine import Engine, LaunchSpec
     from mtpgraft.bench.protocol import BenchPlan
     from mtpgraft.bench.result import BenchResult
     from mtpgraft.bench.run import BenchProgress
@@ -27,7 +35,9 @@ _INTERRUPTED = 130
 
 
 def bench(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The GGUF to run.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="The GGUF to run: a file, any shard of a split set, or its folder.")
+    ],
     arguments: Annotated[
         Optional[list[str]],  # noqa: UP045  (typer reads it at run time, on Python 3.10 too)
         typer.Argument(metavar="-- ARGS", help="Behind --: arguments for the engine's own command line."),
@@ -127,6 +137,8 @@ def bench(
     Acceptance, mean accepted length and speed per draft depth, and whether the greedy text stays the same. Arms are
     alternated and repeated; what each figure means is in docs/bench.md. Exit code 1 when nothing was drafted.
     """
+    from dataclasses import replace
+
     from mtpgraft.bench.engine import LaunchSpec
     from mtpgraft.bench.engines.find import find_engine
     from mtpgraft.bench.heads import check_types, made_heads
@@ -148,7 +160,7 @@ def bench(
         n_gpu_layers=gpu_layers,
         cache_type_k=cache_type_k,
         cache_type_v=cache_type_v,
-        rpc=words(rpc),
+        rpc=rpc_places(rpc),
         args=engine_arguments(arguments),
     )
     rates = numbers(synth_rates, "--synth-rates", float) if synth_rates else ()
@@ -173,9 +185,12 @@ def bench(
     fixed_ones = [one.is_fixed for one in engines]
     plan((HeadChoice(),), [str(number) for number in range(len(engines))], frozenset())  # numbers, before any work
     if all(fixed_ones):
-        _refuse_for_running(sweep=sweep, heads=bool(drafts or donor or types))
-    elif not drafts and donor is None:
-        require_head(model)
+        _refuse_for_running(launch, sweep=sweep, heads=bool(drafts or donor or types))
+    else:
+        model = local_model(model)
+        launch = replace(launch, model=model)
+        if not drafts and donor is None:
+            require_head(model)
     labels = engine_labels([one.info() for one in engines])
     fixed = frozenset(label for label, is_fixed in zip(labels, fixed_ones, strict=True) if is_fixed)
     with made_heads(model, drafts, types, donor) as heads:
@@ -305,11 +320,19 @@ def _sweep_lines(result: BenchResult) -> list[str]:
     return lines
 
 
-def _refuse_for_running(*, sweep: bool, heads: bool) -> None:
-    """A running server has one setting and one head."""
-    if sweep or heads:
+def _refuse_for_running(launch: LaunchSpec, *, sweep: bool, heads: bool) -> None:
+    """A running server has one setting and one head: a result must not record another."""
+    asked = {
+        "--sweep": sweep,
+        "--draft, --donor or --head-type": heads,
+        "--rpc": launch.rpc,
+        "--gpu-layers": launch.n_gpu_layers is not None,
+        "--cache-type-k or --cache-type-v": launch.cache_type_k or launch.cache_type_v,
+        "arguments behind --": launch.args,
+    }
+    if found := [name for name, is_given in asked.items() if is_given]:
         raise UsageError(
             "a running server is measured as it runs: it has one setting and one head",
-            found="--sweep" if sweep else "--draft, --donor or --head-type",
-            hint="give the llama-server binary as --engine",
+            found=", ".join(found),
+            hint="give the llama-server binary as --engine, or start the server with these",
         )

@@ -57,6 +57,43 @@ def engine_arguments(given: Sequence[str] | None) -> tuple[str, ...]:
     return arguments
 
 
+def rpc_places(text: str | None) -> tuple[str, ...]:
+    """Addresses of RPC servers. Raises UsageError for one that llama-server would abort on."""
+    places = words(text)
+    for place in places:
+        host, _, port = place.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise UsageError("--rpc takes addresses separated by commas", expected="host:50052,...", found=place)
+    return places
+
+
+def local_model(model: Path) -> Path:
+    """The file to hand to an engine: the first shard of a split set, the model in a folder.
+
+    Raises UsageError for a remote model, InputError for a missing one, RefusedError for a head without its model.
+    """
+    from mtpgraft.head import HeadState, find_head
+    from mtpgraft.open import open_model
+    from mtpgraft.source.splits import find_local_shards
+
+    text = str(model).replace(":/", "://", 1)  # a path keeps one of the slashes of https://host
+    if text.lower().startswith(("hf:", "https://", "http://")) and not model.exists():
+        raise UsageError(
+            "bench runs a file of this machine",
+            expected="a GGUF",
+            found=text,
+            hint="download it first, as with `hf download ORG/REPO FILE.gguf`; `mtpgraft plan` reads remote models",
+        )
+    first = find_local_shards(model)[0]
+    with open_model(first) as opened:
+        state = find_head(opened).state
+    if state in (HeadState.SIDECAR, HeadState.HEAD_FILE):
+        raise RefusedError(
+            "is a head without its model", file=model, found=state.value, hint=f"mtpgraft bench BASE --draft {model}"
+        )
+    return first
+
+
 def require_head(model: Path) -> None:
     """Refuse, with audit's verdict and its cure, before an engine does in its own words. Raises RefusedError."""
     from mtpgraft.audit.gguf import judge

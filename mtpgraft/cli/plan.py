@@ -11,7 +11,7 @@ import typer
 from mtpgraft.cli.options import AsJson, Model, Quiet
 from mtpgraft.cli.output import Output
 from mtpgraft.cli.run import parse_size, say_fetched
-from mtpgraft.errors import EngineError, ExitCode, RefusedError, UsageError
+from mtpgraft.errors import EngineError, ExitCode, InputError, RefusedError, UsageError
 
 if TYPE_CHECKING:
     from mtpgraft.container import GGUFModel
@@ -93,13 +93,15 @@ def plan(
                 sidecar.close()
         start = None if planned.budget is None else _start(model, opened, draft, planned)
         commands = {} if start is None else _commands(start)
+        services = {} if start is None else _services(start, dialect, systemd, compose)
+        _check_services([path for path in services if path is not None], force)
         say_fetched(output)
         _show(output, planned, opened, model, commands)
     if start is not None:
         if not as_json:
             output.lines([f"note: {dialect.memory}"] if dialect.memory else [])
             output.lines(["", command_line("llama-server", start, dialect)])
-        _services(output, start, dialect, systemd, compose, force)
+        _write_services(output, services)
     if not planned.fits:
         raise typer.Exit(ExitCode.FINDINGS)
 
@@ -211,10 +213,8 @@ def _show(output: Output, planned: MemoryPlan, opened: GGUFModel, target: str, c
         output.lines(report.audit_lines(audited))
 
 
-def _services(
-    output: Output, start: Start, dialect: Dialect, systemd: str | None, compose: str | None, force: bool
-) -> None:
-    """Write or print the service files that were asked for."""
+def _services(start: Start, dialect: Dialect, systemd: str | None, compose: str | None) -> dict[Path | None, list[str]]:
+    """The texts of the service files that were asked for, by path; None: to print."""
     import re
     import shutil
     from dataclasses import replace
@@ -233,16 +233,36 @@ def _services(
             texts.setdefault(None if systemd == "-" else Path(systemd) / file_name, []).append(text)
     if compose is not None:
         texts.setdefault(None if compose == "-" else Path(compose), []).append(compose_file(start, dialect))
-    for path in texts:
-        if path is not None and path.exists() and not force:
+    return texts
+
+
+def _check_services(paths: list[Path], force: bool) -> None:
+    """Raise before anything is printed what would be raised in writing. Folders that are not there will be made."""
+    for path in paths:
+        if path.is_dir():
+            raise InputError("is a folder", file=path, expected="the name of a file to write")
+        nearest = next(folder for folder in path.absolute().parents if folder.exists())
+        if not nearest.is_dir():
+            raise InputError("is not a folder", file=nearest, expected="a folder to write into")
+        if path.exists() and not force:
             raise UsageError("exists already", file=path, hint="--force overwrites it")
+
+
+def _write_services(output: Output, texts: dict[Path | None, list[str]]) -> None:
+    """Raises TransientError, or RefusedError where no retry helps."""
+    from mtpgraft.cli.documents import write_document
+    from mtpgraft.write.files import io_error
+
     for path, parts in texts.items():
         if path is None:
             sys.stdout.write("\n" + "\n".join(parts))
-        else:
+            continue
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("\n".join(parts), encoding="utf-8")
-            output.note(f"wrote {path}")
+        except OSError as error:
+            raise io_error(error, path.parent, "could not be made") from error
+        write_document(path, "\n".join(parts))
+        output.note(f"wrote {path}")
 
 
 def _absolute(text: str) -> str:

@@ -104,8 +104,9 @@ def _report_comparison(output: Output, documents: Documents, files: list[Path]) 
     else:
         output.lines(comparison_heading(comparison))
         for table in map(printable, (comparison_table(comparison), differing_table(comparison))):
-            output.lines(["", table.title] if table.rows else [])
-            output.table(table.rows, table.columns, right=sorted(table.right))
+            if table.rows:
+                output.lines(["", table.title])
+                output.table(table.rows, table.columns, right=sorted(table.right))
         output.lines(["", *map(clean, comparison_verdict(comparison))])
     if documents.markdown_file:
         write_document(documents.markdown_file, comparison_markdown(comparison))

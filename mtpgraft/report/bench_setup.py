@@ -25,8 +25,9 @@ def machine_line(result: BenchResult) -> str:
 def protocol_line(result: BenchResult) -> str:
     """`suite quick (6 prompts, completion), 96 tokens each, 3 repeats, temperature 0, no prompt cache`."""
     plan, warm_up = result.plan, result.plan.warm_up
+    prompts = "1 prompt" if result.n_prompts == 1 else f"{result.n_prompts} prompts"
     parts = [
-        f"suite {plan.suite.name} ({result.n_prompts} prompts, {plan.suite.shape})",
+        f"suite {plan.suite.name} ({prompts}, {plan.suite.shape})",
         f"{plan.n_predict} tokens each",
         f"{plan.repeats} {'repeat' if plan.repeats == 1 else 'repeats'}",
         f"temperature {warm_up.temperature:g}",
@@ -69,6 +70,8 @@ def setup_rows(result: BenchResult) -> list[tuple[str, str]]:
 
 
 def file_line(file: FileFacts) -> str:
+    if not file.n_bytes:
+        return f"{file.name}, a name only: the file was not read"  # of a running server
     digest = f", sha256 {file.sha256}" if file.sha256 else ", not hashed"
     return f"{file.name}, {nbytes(file.n_bytes)}{digest}"
 

@@ -180,7 +180,10 @@ def _beside(case: Case, low: frozenset[str]) -> tuple[ArmResult, ArmResult] | No
 def kv_types(case: Case) -> Check:
     title = "is the KV cache stored well"
     expected = "f16 or q8_0, the same for K and V"
-    launch = (case.subject or case.result.arms[0]).arm.launch
+    arm = (case.subject or case.result.arms[0]).arm
+    if arm.as_it_runs:
+        return Check("kv-types", title, expected, "a running server does not tell", UNKNOWN)
+    launch = arm.launch
     k, v = (kind or "f16" for kind in (launch.cache_type_k, launch.cache_type_v))
     observed = f"K {k}, V {v}"
     if case.on_cuda and (k.lower(), v.lower()) not in _FA_PAIRS:

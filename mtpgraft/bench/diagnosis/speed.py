@@ -55,7 +55,8 @@ def acceptance(case: Case) -> Check:
         )
         return Check("acceptance", title, expected, observed, BAD, advice)
     if accepted < bar:
-        advice = "MTP costs more than it gives: draft fewer tokens (--n-max 1), raise --p-min, or leave it off"
+        does = "MTP costs more than it gives" if case.is_slower else "so little seldom pays"
+        advice = f"{does}: draft fewer tokens (--n-max 1), raise --p-min, or leave it off"
         return Check("acceptance", title, expected, observed, BAD, advice)
     if accepted < GOOD_ACCEPTANCE:
         advice = "it pays here, but little is left for harder text: measure your own prompts with --suite FILE"
@@ -111,6 +112,8 @@ def small_model(case: Case) -> Check:
     if not n_bytes:
         return Check("small-model", title, expected, "the model's size is not known", UNKNOWN)
     observed = f"{n_bytes / 2**20:.1f} MiB"
+    if n_bytes < SMALL_MODEL_NBYTES and case.gain is None:
+        return Check("small-model", title, expected, f"{observed}; the speed was not compared with off", UNKNOWN)
     if n_bytes >= SMALL_MODEL_NBYTES or not case.is_slower:
         return Check("small-model", title, expected, observed, OK)
     advice = "the trunk of so small a model costs hardly more than its head: believe the acceptance, not the speed"

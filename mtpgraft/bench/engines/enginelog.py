@@ -33,6 +33,10 @@ _HINTS: tuple[tuple[re.Pattern[str], str], ...] = (
         "the model declares no head: `mtpgraft audit {model}` says why, `mtpgraft graft` adds one",
     ),
     (
+        re.compile(r"ggml-rpc\.cpp:\d+: Failed to (?:connect|parse)"),
+        "an --rpc host does not answer: start `ggml-rpc-server -H ADDRESS -p PORT` there, of the same build",
+    ),
+    (
         re.compile(r"failed to allocate|out of memory|bad_alloc|SIGKILL|cudaMalloc failed|unable to allocate"),
         "not enough memory: `mtpgraft plan {model}` says what fits this machine, and at which context",
     ),
