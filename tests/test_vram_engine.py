@@ -1,7 +1,7 @@
 """Predicted memory against llama.cpp's own log: weights and caches to the last printed digit, for every architecture.
 
 The embedded engine runs on the CPU here, where all of a model is in one place; where layers go on devices is in
-test_vram_devices.py. `pytest -m slow tests/test_vram_engine.py` holds every setting against every architecture.
+test_vram_devices.py. `pytest -n 0 -m slow tests/test_vram_engine.py` holds every setting against every architecture.
 """
 
 from __future__ import annotations
