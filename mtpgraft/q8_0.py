@@ -101,20 +101,20 @@ class Encoder:
         blocks = out.reshape(-1, BLOCK_NBYTES)
         with np.errstate(all="ignore"):
             scale = largest / np.float32(127)
-            inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
-            twice = (inverse * np.float32(2))[:, None]
+            twice = np.float32(2) / scale
+            np.copyto(twice, np.float32(0), where=scale == 0)
             # NaN, infinities, and scales so small that their inverse overflows or is inexact
             odd = ~((scale >= _SMALLEST_NORMAL) & (scale < np.inf)) & (scale != 0)
             has_odd = bool(odd.any())
             fields = blocks.view(_FIELDS)[:, 0]
-            fields["scale"] = scale.astype(np.float16).view("V2")
+            fields["scale"] = narrow_to_f16(scale).view("V2")
             for step in _steps(largest.size * BLOCK):
                 values = values_of(step)
                 strange = np.flatnonzero(odd[step.blocks]) if has_odd else ()
                 to_the_letter = as_c_does(values.reshape(-1, BLOCK)[strange]) if len(strange) else None
                 scaled, in_bytes = self._floats[: step.n], self._bytes[: step.n]
                 t, one_below_zero = self._bits.view(np.int16)[: 2 * step.n].reshape(2, -1)
-                np.multiply(values.reshape(-1, BLOCK), twice[step.blocks], out=scaled.reshape(-1, BLOCK))
+                np.multiply(values.reshape(-1, BLOCK), twice[step.blocks, None], out=scaled.reshape(-1, BLOCK))
                 np.copyto(t, scaled, casting="unsafe")
                 np.right_shift(t, np.int16(15), out=one_below_zero)
                 np.add(t, one_below_zero, out=t)
@@ -124,6 +124,26 @@ class Encoder:
                 fields["values"][step.blocks] = in_bytes.view("V32")
                 if to_the_letter is not None:
                     blocks[step.blocks][strange] = to_the_letter
+
+
+def narrow_to_f16(values: Floats) -> Halves:
+    """The F16 bits of numbers from zero on: as numpy's own cast, several times as fast for the normal numbers of F16.
+
+    Half of the last bit that stays is added, a little less where that bit is 0 (ties go to even), and the exponent's
+    bias is made good.
+    """
+    bits = values.view(np.uint32)
+    narrow = bits >> np.uint32(13)
+    narrow &= np.uint32(1)
+    narrow += bits
+    narrow += np.uint32(0xFFF)
+    narrow >>= np.uint32(13)
+    narrow -= np.uint32((127 - 15) << 10)
+    halves: Halves = narrow.astype(np.uint16)
+    others = np.flatnonzero(~((values >= 2.0**-14) & (values < 2.0**16)))
+    if others.size:
+        halves[others] = values[others].astype(np.float16).view(np.uint16)
+    return halves
 
 
 def widen_f16(halves: Halves, out: Floats) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from mtpgraft import q8_0
 from mtpgraft.container.types import BF16, F16, F32, Q8_0, TENSOR_TYPES_BY_NAME
 from mtpgraft.errors import RefusedError, TruncatedError, UsageError
 from mtpgraft.quantize import convert, decode_rows, encode_rows, parse_type, writable_types
@@ -173,3 +174,14 @@ def test_q8_0_of_random_bits_is_ggmls_own(seed: int, from_type: int) -> None:
     raw = np.random.default_rng(seed).integers(0, 256, 4 * 1024, np.uint8).tobytes()
     values = decode_rows(raw, 32, len(raw) // 32 // (4 if from_type == F32 else 2), from_type)
     assert encode_rows(values, Q8_0) == ggml(values, Q8_0)
+
+
+def test_narrowing_is_numpys_own_cast() -> None:
+    """Around every F16 number and every tie between two, where rounding turns, and beyond both ends."""
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    ties = (halves[:-1] + halves[1:]) / 2
+    exact = np.concatenate([halves, ties, np.float32([65504, 65519, 65520, 65536, 1e30, np.inf, 2.0**-25, 1e-40])])
+    values = np.concatenate([exact, np.nextafter(exact, np.float32(np.inf)), np.nextafter(exact, np.float32(0))])
+    with np.errstate(all="ignore"):
+        expected = values.astype(np.float16).view(np.uint16)
+        assert np.array_equal(q8_0.narrow_to_f16(values), expected)
