@@ -14,6 +14,7 @@ import pytest
 from mtpgraft import surgery
 from mtpgraft.compare import same_bytes
 from mtpgraft.container import open_gguf
+from mtpgraft.errors import TransientError
 from mtpgraft.source.extents import shared_stretches
 from mtpgraft.source.local import LocalFile
 from mtpgraft.surgery import RunOptions
@@ -128,3 +129,21 @@ def test_in_place(folder: Path, base: Path) -> None:
     surgery.strip(model, model, run=RunOptions(in_place=True))
     assert sha256(model) == sha256(base)
     model.unlink()
+
+
+def test_a_copy_that_shares_its_trunk_needs_no_room_for_it(folder: Path, base: Path, tmp_path: Path) -> None:
+    full, out = folder / "full", folder / "out.gguf"
+    with full.open("wb") as file:
+        while (excess := shutil.disk_usage(folder).free - 100 * 10**6) > 0:  # removed files give their room back late
+            os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, excess)
+            os.sync()
+    other = tmp_path / "base.gguf"
+    shutil.copyfile(base, other)
+    surgery.graft(base, DONOR, out)
+    with open_gguf(out) as result, open_gguf(base) as original:
+        assert verify_graft(result, original).ok
+    out.unlink()
+    with pytest.raises(TransientError, match="not enough room"):
+        surgery.graft(other, DONOR, out)  # from another file system: nothing to share
+    assert not [path for path in folder.iterdir() if path not in (base, full)]
+    full.unlink()

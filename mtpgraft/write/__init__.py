@@ -4,6 +4,7 @@ disk.py does every change to the disk, one function each; copying.py moves trunk
 temporary files and removes those of killed runs; files.py puts it together.
 """
 
-from mtpgraft.write.files import Progress, Written, check_room, check_targets, io_error, write_plan
+from mtpgraft.write.files import Progress, Written, check_targets, io_error, write_plan
+from mtpgraft.write.room import check_room
 
 __all__ = ["Progress", "Written", "check_room", "check_targets", "io_error", "write_plan"]

@@ -6,6 +6,8 @@ import errno
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from mtpgraft.container.encode import EncodedHeader
+from mtpgraft.plan.values import CopyBytes, FilePlan, OutTensor
 from mtpgraft.source.base import Source, read_exactly
 from mtpgraft.source.local import LocalFile
 from mtpgraft.write import disk, linux
@@ -31,6 +33,14 @@ class Span:
     position: int
     what: str
 
+    @property
+    def whole_blocks(self) -> tuple[int, int]:
+        """First and end offset, in the source, of the blocks that source and file could share; the same when none."""
+        first = -(-self.offset // BLOCK_NBYTES) * BLOCK_NBYTES
+        n_whole = (self.offset + self.n_bytes - first) // BLOCK_NBYTES * BLOCK_NBYTES
+        is_aligned = (self.position - self.offset) % BLOCK_NBYTES == 0
+        return first, first + n_whole if is_aligned and n_whole > 0 else first
+
     def followed_by(self, other: Span) -> bool:
         """Whether `other` goes on where this ends, in the source and in the file."""
         return (
@@ -38,6 +48,22 @@ class Span:
             and self.offset + self.n_bytes == other.offset
             and self.position + self.n_bytes == other.position
         )
+
+
+def copied_spans(plan: FilePlan, header: EncodedHeader) -> Iterator[Span]:
+    """The tensors whose bytes are only copied, in the file's order."""
+    for tensor, at in zip(plan.tensors, header.data_offsets, strict=True):
+        span = span_of(tensor, at)
+        if span is not None:
+            yield span
+
+
+def span_of(tensor: OutTensor, position: int) -> Span | None:
+    """A tensor's bytes, if they are only copied; a head's pass through our hands, to be digested."""
+    data = tensor.data
+    if not isinstance(data, CopyBytes) or tensor.head_block is not None:
+        return None
+    return Span(data.source, data.offset, data.n_bytes, position, f"tensor {tensor.name}")
 
 
 def joined(spans: Iterable[Span]) -> Iterator[Span]:
@@ -90,12 +116,11 @@ class Copier:
 
     def _cloned(self, source: LocalFile, start: int, end: int, shift: int) -> int:
         """Share the whole blocks from `start` on; returns up to where it is done (the tail is copied)."""
-        first = -(-start // BLOCK_NBYTES) * BLOCK_NBYTES
-        n_whole = (end - first) // BLOCK_NBYTES * BLOCK_NBYTES
-        if not self._can_clone or shift % BLOCK_NBYTES or n_whole <= 0:
+        first, end = Span(source, start, end - start, start + shift, "the data").whole_blocks
+        if not self._can_clone or end <= first:
             return start
         try:
-            disk.clone_range(source.fileno(), first, n_whole, self._fd, first + shift)
+            disk.clone_range(source.fileno(), first, end - first, self._fd, first + shift)
         except OSError as error:
             if error.errno not in linux.CANNOT:
                 raise
@@ -103,8 +128,8 @@ class Copier:
             return start
         if first > start:
             self._stream(source, start, first - start, start + shift, "the data", lambda: False)
-        self._report(n_whole)
-        return first + n_whole
+        self._report(end - first)
+        return end
 
     def _chunk(self, source: LocalFile, offset: int, n_bytes: int, position: int, what: str) -> None:
         while n_bytes and self._kernel_ways:

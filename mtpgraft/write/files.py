@@ -7,7 +7,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -24,9 +23,10 @@ from mtpgraft.quantize import convert
 from mtpgraft.recipe import encoded
 from mtpgraft.source.base import read_chunks
 from mtpgraft.write import disk
-from mtpgraft.write.copying import Copied, Copier, Span, is_full, joined
+from mtpgraft.write.copying import Copied, Copier, copied_spans, is_full, joined, span_of
 from mtpgraft.write.following import Follower
 from mtpgraft.write.leftovers import create_temporary, remove_leftovers, temporary_name
+from mtpgraft.write.room import check_room_for
 
 Progress = Callable[[int], None]
 """Called with the number of bytes written since the last call."""
@@ -35,7 +35,6 @@ DigestRow = tuple[int, str, tuple[int, ...], int, str]
 """What head_digest takes for one head tensor."""
 
 _DIGEST_PLACEHOLDER = b"0" * 64
-_SPACE_RESERVE_NBYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ def check_targets(plan: SurgeryPlan, *, overwrite: bool) -> None:
 
     What killed runs left behind for these files is removed first.
     """
-    needed: dict[Path, int] = {}
+    by_folder: dict[Path, list[FilePlan]] = {}
     for file in plan.files:
         folder = file.path.parent
         if not folder.is_dir():
@@ -98,18 +97,9 @@ def check_targets(plan: SurgeryPlan, *, overwrite: bool) -> None:
         if file.path.exists() and not overwrite:
             raise RefusedError("exists already", file=file.path, hint="--force overwrites it, or choose another name")
         remove_leftovers(file.path)
-        needed[folder] = needed.get(folder, 0) + file.file_nbytes
-    for folder, n_bytes in needed.items():
-        check_room(folder, n_bytes)
-
-
-def check_room(folder: Path, n_bytes: int) -> None:
-    """Raise TransientError unless the disk of `folder` has room for `n_bytes`."""
-    free = shutil.disk_usage(folder).free
-    if free < n_bytes + _SPACE_RESERVE_NBYTES:
-        raise TransientError(
-            "not enough room on the disk", file=folder, expected=f"{n_bytes} bytes", found=f"{free} bytes free"
-        )
+        by_folder.setdefault(folder, []).append(file)
+    for folder, files in by_folder.items():
+        check_room_for(folder, files)
 
 
 def write_plan(
@@ -181,7 +171,7 @@ def _write_data(
     """Everything but the header. The trunk is copied by one thread while another converts and writes the head."""
     places = list(zip(plan.tensors, header.data_offsets, strict=True))
     disk.truncate(fd, end_of_file(plan, header))
-    spans = list(joined(span for tensor, at in places if (span := _span(tensor, at)) is not None))
+    spans = list(joined(copied_spans(plan, header)))
     copier, cancelled = Copier(fd, report, copied), threading.Event()
 
     def copy_all() -> None:
@@ -193,7 +183,7 @@ def _write_data(
         copying = pool.submit(copy_all)
         try:
             for tensor, at in places:
-                if _span(tensor, at) is None:
+                if span_of(tensor, at) is None:
                     rows += write_tensor(tensor, at, fd, plan.byte_order, report, n_threads)
         except BaseException:
             cancelled.set()
@@ -206,14 +196,6 @@ def _write_data(
     if plan.exact_nbytes is not None:
         disk.truncate(fd, end_of_file(plan, header))  # the padding copied with the last tensor may be too much
     return rows
-
-
-def _span(tensor: OutTensor, position: int) -> Span | None:
-    """A tensor's bytes, if they are only copied; a head's pass through here, to be digested."""
-    data = tensor.data
-    if not isinstance(data, CopyBytes) or tensor.head_block is not None:
-        return None
-    return Span(data.source, data.offset, data.n_bytes, position, f"tensor {tensor.name}")
 
 
 def write_tensor(
