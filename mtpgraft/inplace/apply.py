@@ -103,6 +103,8 @@ def _graft(move: Move, fd: int, progress: Progress) -> None:
 
 
 def _shift_and_head(move: Move, fd: int, header: bytes) -> None:
+    if move.shift:
+        linux.drop_cached_pages(fd, os.fstat(fd).st_size)
     try:
         if move.shift > 0:
             disk.insert_range(fd, 0, move.shift)
