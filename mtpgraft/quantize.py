@@ -174,10 +174,7 @@ def decode_rows(raw: bytes, n_rows: int, row: int, from_type: int, byte_order: s
     if from_type == F16:
         return _decode_f16(np.frombuffer(raw, dtype=byte_order + "u2")).reshape(n_rows, row)
     if from_type == BF16:
-        bits = np.frombuffer(raw, dtype=byte_order + "u2").astype(np.uint32)
-        bits <<= np.uint32(16)
-        floats: Floats = bits.view(np.float32).reshape(n_rows, row)
-        return floats
+        return widen_bf16(np.frombuffer(raw, dtype=byte_order + "u2")).reshape(n_rows, row)
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import QuantError, dequantize
 
@@ -191,6 +188,16 @@ def decode_rows(raw: bytes, n_rows: int, row: int, from_type: int, byte_order: s
     except (QuantError, NotImplementedError, ValueError) as error:
         raise InvalidFileError(f"cannot be read as {tensor_type(from_type).name}: {error}") from None
     return values.reshape(n_rows, row)
+
+
+def widen_bf16(halves: NDArray[np.uint16]) -> Floats:
+    """BF16 values, as stored in either byte order, as float32."""
+    import numpy as np
+
+    bits = halves.astype(np.uint32)
+    bits <<= np.uint32(16)
+    floats: Floats = bits.view(np.float32)
+    return floats
 
 
 def _decode_f16(halves: NDArray[np.uint16]) -> Floats:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
-from mtpgraft.quantize import encode_rows, in_order
+from mtpgraft.quantize import encode_rows, in_order, widen_bf16
 from mtpgraft.source.base import Source, read_exactly
 
 if TYPE_CHECKING:
@@ -335,10 +335,7 @@ def _decoded(raw: bytes, dtype: str) -> Floats:
         floats: Floats = _fp8_table(dtype)[np.frombuffer(raw, np.uint8)]
         return floats
     if dtype == "BF16":
-        bits = np.frombuffer(raw, "<u2").astype(np.uint32)
-        bits <<= np.uint32(16)
-        widened: Floats = bits.view(np.float32)
-        return widened
+        return widen_bf16(np.frombuffer(raw, "<u2"))
     layout = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}[dtype]
     with np.errstate(all="ignore"):
         return np.frombuffer(raw, layout).astype(np.float32)

@@ -4,14 +4,22 @@ with."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mtpgraft import surgery
+from mtpgraft.compare import Proven
 from mtpgraft.container import open_gguf
 from mtpgraft.head import find_head
+from mtpgraft.repair import run as repair_run
+from mtpgraft.repair.run import RepairOptions, repair
+from mtpgraft.surgery import NotVerifiedError
+from mtpgraft.verify import VerifyReport, verify_graft
+from mtpgraft.write import disk
 from tests import broken
 from tests.broken import BROKEN, QWEN
 from tests.conftest import TRAINED, Program, sha256
@@ -186,3 +194,28 @@ def test_a_mended_file_can_be_stripped(mtpgraft: InProcess, tmp_path: Path, name
     with open_gguf(tmp_path / "bare.gguf") as bare, open_gguf(QWEN / "no-mtp.gguf") as base:
         assert [t.name for t in bare.tensors] == [t.name for t in base.tensors]
         assert bare.count("block_count") == 2
+
+
+def test_a_repair_is_proven_while_it_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its trunk is compared behind the copy, and a copy that goes wrong is not kept."""
+    proven_nbytes: list[int] = []
+
+    def spying(*given: Any, proven: tuple[Proven, ...], **more: Any) -> VerifyReport:
+        proven_nbytes.extend(stretch.n_bytes for one in proven for stretch in one.stretches)
+        return verify_graft(*given, proven=proven, **more)
+
+    monkeypatch.setattr(repair_run, "verify_graft", spying)
+    base, donor, out = TRAINED / "base-Q4_K_M.gguf", str(TRAINED / "donor-bf16.gguf"), tmp_path / "out.gguf"
+    assert repair(base, RepairOptions(out, donor=donor, smoke=False)).report is not None
+    with open_gguf(base) as model:
+        assert sum(proven_nbytes) >= sum(tensor.n_bytes for tensor in model.tensors)
+
+    def flipping(source_fd: int, offset: int, n_bytes: int, fd: int, position: int) -> int:
+        data = bytearray(os.pread(source_fd, n_bytes, offset))
+        data[len(data) // 2] ^= 0x10
+        return os.pwrite(fd, data, position)
+
+    monkeypatch.setattr(disk, "copy_range", flipping)
+    with pytest.raises(NotVerifiedError, match="every byte"):
+        repair(base, RepairOptions(tmp_path / "bad.gguf", donor=donor, smoke=False))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]

@@ -182,10 +182,10 @@ def _planned(
 def _carry_out(diagnosis: Diagnosis, base: GGUFModel, options: RepairOptions) -> tuple[VerifyReport, Verdict]:
     plan = diagnosis.plan
     assert plan is not None
-    written = write_plan(plan, options.on_write)
+    written = write_plan(plan, options.on_write, compare=True)
     try:
         with opened_result(written) as result:
-            report = verify_graft(result, base, None, options.on_verify)
+            report = verify_graft(result, base, None, options.on_verify, proven=written.proven())
             report = replace(report, checks=(*report.checks, _kept_check(plan, result)))
             judged = judged_deeply(result, diagnosis.target, ())
             after = overall(judged.findings, judged.otherwise)
