@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mtpgraft.bench.engine import CompletionRequest, CompletionResult, DraftSpec, LaunchSpec
+from mtpgraft.bench.engines.childsession import LOGS_KEPT_S, EngineLog
 from mtpgraft.bench.engines.embedded import EmbeddedEngine, EmbeddedSession
 from mtpgraft.bench.engines.enginelog import DraftLine, draft_lines, hint_for, telling_lines
 from mtpgraft.bench.metrics import (
@@ -304,9 +306,35 @@ def test_logs_are_kept_only_where_they_help(tmp_path: Path, monkeypatch: pytest.
         assert session.log_path.exists()
     session.close()  # again
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(EngineError):
+    with pytest.raises(EngineError) as caught:
         engine.start(launch(RANDOM / "no-mtp.gguf", n_max=1))
-    assert len(list(tmp_path.iterdir())) == 1
+    (log,) = tmp_path.iterdir()
+    assert str(log) in str(caught.value.hint), "a log is kept for an error that names it"
+
+
+def test_kept_logs_go_a_week_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    week = LOGS_KEPT_S + 60
+    others = ("mtpgraft-engine-x.txt", "engine.log", "mtpgraft-heads-1.log")
+    for name, age_s in (
+        ("mtpgraft-engine-old.log", week),
+        ("mtpgraft-engine-old.key", week),
+        ("mtpgraft-engine-new.log", 60),
+        *((name, week) for name in others),
+    ):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+    (tmp_path / "mtpgraft-engine-dangling.log").symlink_to("nowhere")
+    (tmp_path / "mtpgraft-engine-folder.log").mkdir()
+    EngineLog.new(tmp_path / "logs")
+    assert (tmp_path / "mtpgraft-engine-old.log").exists(), "who names a folder for logs keeps no house in another"
+    log = EngineLog.new(None)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        log.path.name, "mtpgraft-engine-new.log", "mtpgraft-engine-dangling.log", "mtpgraft-engine-folder.log", "logs",
+        *others,
+    }  # fmt: skip
+    log.close()
+    assert not log.path.exists()
 
 
 def test_missing_files_and_missing_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

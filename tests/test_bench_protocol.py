@@ -109,6 +109,16 @@ def test_a_running_server_has_one_arm_and_a_note() -> None:
     assert len(plan.visits) == 3 * len(plan.arms)
 
 
+def test_a_running_server_that_drafts_by_request_has_an_arm_per_setting() -> None:
+    plan = plan_bench(LAUNCH, TWO, engines=("a", "b"), fixed={"a", "b"}, by_request={"b"}, n_max=(1, 2), p_min=(0, 0.5))
+    assert [arm.name for arm in plan.arms] == [
+        "a: as it runs", "b: n=1", "b: n=1 p>=0.5", "b: n=2", "b: n=2 p>=0.5"
+    ]  # fmt: skip
+    assert all(arm.as_it_runs and not arm.is_off for arm in plan.arms)
+    assert [(arm.has_known_depth, arm.n_max) for arm in plan.arms] == [(0, 0), (1, 1), (1, 1), (1, 2), (1, 2)]
+    assert any("b: the running server is told with each request" in note for note in plan.notes)
+
+
 def test_synthetic_rates_are_cut_to_the_depth() -> None:
     plan = plan_bench(LAUNCH, TWO, n_max=(1, 3), synth_rates=(0.9, 0.6, 0.3, 0.1))
     rates = [arm.launch.draft.synth_rates for arm in plan.arms if arm.launch.draft]
@@ -403,6 +413,8 @@ def test_the_command_writes_what_it_was_asked_for(mtpgraft: InProcess, tmp_path:
         (("--engine", "http://127.0.0.1:9", "--sweep"), "as it runs"),
         (("--engine", "http://127.0.0.1:9", "--cache-type-k", "q8_0"), "found --cache-type-k"),
         (("--engine", "http://127.0.0.1:9", "--rpc", "a:1"), "found --rpc"),
+        (("--engine", "http://127.0.0.1:9", "--threads", "4"), "found --threads"),
+        (("--engine", "http://127.0.0.1:9", "--n-max", "1", "--synth-rates", "0.5"), "found --synth-rates"),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(

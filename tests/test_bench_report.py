@@ -298,6 +298,30 @@ def test_runs_are_compared_arm_by_arm() -> None:
     assert "| B | n=2 |" in comparison_markdown(comparison)
 
 
+def test_single_repeats_are_remarked() -> None:
+    said = comparison_verdict(compare([("a.json", one(60.0)), ("b.json", one(90.0, repeats=1))]))
+    assert "one repeat only in B: nothing tells a difference from noise" in said
+    both = comparison_verdict(compare([("a.json", one(60.0, repeats=1)), ("b.json", one(90.0, repeats=1))]))
+    assert "one repeat only in A and B: nothing tells a difference from noise" in both
+    assert not any("one repeat" in line for line in comparison_verdict(compare([("a", one(60.0)), ("b", one(9.0))])))
+
+
+def test_throughput_of_slots_and_decode_speed_of_requests_have_their_names() -> None:
+    arms = (replace(arm, arm=replace(arm.arm, launch=replace(arm.arm.launch, n_parallel=4))) for arm in one(75.0).arms)
+    slots = replace(one(75.0), arms=tuple(arms))
+    slots = replace(slots, plan=replace(slots.plan, arms=tuple(arm.arm for arm in slots.arms)))
+    table, by_category, *_ = bench_tables(slots)
+    assert table.columns[1:3] == ("throughput tok/s, 4 slots", "throughput over off")
+    assert by_category.title == "Single requests by category" and "not throughput" in by_category.note
+    assert "tok/s of all 4 slots)" in verdict(slots)[0] and "the throughput of MTP off" in verdict(slots)[0]
+    titles = {chart.name: chart.title for chart in bench_charts(slots)}
+    assert titles["category-speeds"] == "Decode speed by category, of single requests"
+    both = compare([("a.json", slots), ("b.json", slots)])
+    assert comparison_table(both).columns[2] == "throughput tok/s, 4 slots"
+    single, singles, *_ = bench_tables(one(75.0))
+    assert single.columns[1:3] == ("tok/s", "speed-up") and singles.title == "By category"
+
+
 def test_what_is_not_mtp_is_told_apart() -> None:
     fast = made({"off": (70.0, 0, 0), "n=2": (80.0, 66, 40)}, n_max=(2,))
     said = comparison_verdict(compare([("a.json", one(60.0, accepted=60)), ("b.json", fast)]))

@@ -181,6 +181,23 @@ def test_a_running_server_by_its_url(name: str, monkeypatch: pytest.MonkeyPatch)
     assert theirs.draft_n > 0 and chat.n_predicted == 16
 
 
+@ik_server
+def test_a_running_ik_llama_cpp_drafts_as_each_request_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same drafts as a start of its own in that setting."""
+    engine = find_engine(IK)
+    with engine.start(launch(3)) as session:
+        monkeypatch.setenv("MTPGRAFT_API_KEY", key_of(session))
+        running = find_engine(f"http://127.0.0.1:{port_of(session)}")
+        told = {n: run(running, launch(n)) for n in (1, 2)}
+        with pytest.raises(EngineError, match="startup limit of 3"):
+            run(running, launch(4))
+    for n, results in told.items():
+        own = run(engine, launch(n))
+        assert [(r.text, r.draft_n, r.draft_n_accepted) for r in results] == [
+            (r.text, r.draft_n, r.draft_n_accepted) for r in own
+        ]
+
+
 @any_server
 def test_a_binary_that_dies_says_so(name: str, tmp_path: Path) -> None:
     engine = find_engine(name, log_dir=tmp_path)

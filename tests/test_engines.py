@@ -36,10 +36,15 @@ from mtpgraft.bench.engines.http import Http, shown_url
 from mtpgraft.bench.engines.openai import OpenAiClient, SpecCounters, vllm_counters
 from mtpgraft.bench.engines.probe import Probe, parse_help, probe
 from mtpgraft.bench.engines.refusal import refuse_known_bad
-from mtpgraft.bench.engines.running import RunningEngine
+from mtpgraft.bench.engines.running import RunningEngine, drafts_by_request
 from mtpgraft.bench.engines.timings import parse_completion
 from mtpgraft.bench.gpu import gpus, vram_use
+from mtpgraft.bench.labels import draft_flags
+from mtpgraft.bench.protocol import plan_bench
+from mtpgraft.bench.run import execute
+from mtpgraft.bench.suites import builtin_suite
 from mtpgraft.errors import EngineDiedError, EngineError, ExitCode, InputError, RefusedError, UsageError
+from mtpgraft.launch.command import DIALECTS, Start, command_line
 from tests.conftest import TRAINED, Program
 
 DONOR = TRAINED / "donor-bf16.gguf"
@@ -234,6 +239,14 @@ def test_each_build_in_its_own_words() -> None:
     assert [drafting(a_build(text)) is None for text in (MAINLINE, BEFORE_MTP, IK_NEW, IK_OLD)] == [0, 1, 0, 0]
 
 
+def test_a_plan_and_a_sweep_print_what_a_bench_says() -> None:
+    for text, kind, engine in ((MAINLINE, "llama.cpp", "llama.cpp"), (IK_NEW, "ik_llama.cpp", "ik")):
+        said = spelled(text, launch(draft=DraftSpec(3, sidecar=SIDECAR)), kind)
+        assert said.endswith(" ".join(draft_flags(DraftSpec(3, sidecar=SIDECAR), kind)))
+        start = Start("m.gguf", 512, 1, "f16", 3, str(SIDECAR))
+        assert " ".join(draft_flags(DraftSpec(3, sidecar=SIDECAR), kind)) in command_line("x", start, DIALECTS[engine])
+
+
 def test_every_wish_reaches_the_command_line() -> None:
     draft = DraftSpec(2, 0.75, SIDECAR, (0.9, 0.6))
     spec = launch(n_gpu_layers=99, cache_type_k="turbo3", cache_type_v="q8_0", rpc=("a:1", "b:2"), draft=draft,
@@ -299,6 +312,42 @@ def test_a_bad_build_is_refused_before_anything_is_loaded(tmp_path: Path) -> Non
     with pytest.raises(RefusedError):
         engine.start(launch(1))
     assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "version", "build"),
+    [
+        ("0.6.0-dev (build 11434, commit 1a2b3c4)", "0.6.0-dev", "b11434 (1a2b3c4)"),
+        ("6543 (1a2b3c4)", "6543", "b6543 (1a2b3c4)"),
+        ("0.6.0-dev (build 0, commit unknown)", "0.6.0-dev", "unnumbered build"),
+        ("0 (unknown)", "", "unnumbered build"),
+        ("1 (8337e4cd3)", "", "unnumbered build (8337e4cd3)"),
+    ],
+)
+def test_a_build_has_a_short_label(tmp_path: Path, mtpgraft: Program, said: str, version: str, build: str) -> None:
+    program = tmp_path / "llama-server"
+    program.write_text(
+        f"#!/bin/sh\ncase $1 in\n--version) echo 'version: {said}';;\n*) cat '{tmp_path}/help';;\nesac\n"
+    )
+    (tmp_path / "help").write_text(MAINLINE + "--port PORT    port to listen\n")
+    program.chmod(0o755)
+    info = BinaryEngine(program).info()
+    assert (info.version, info.build) == (version, build)
+    text = mtpgraft("doctor", "--engine", program).stdout
+    assert f", {build}\n" in text
+    assert ("cannot be told from the known-bad ones (b10741 to b10748)" in text) is (info.build_number is None)
+
+
+def test_an_unnumbered_build_is_remarked_in_a_bench(server_program: Path) -> None:
+    """The same program, telling no number."""
+    unnumbered = server_program.with_name("unnumbered")
+    tells = "[ \"$1\" = --version ] && echo 'version: 0 (unknown)' && exit\n"
+    unnumbered.write_text(server_program.read_text().replace("exec ", f"{tells}exec "))
+    unnumbered.chmod(0o755)
+    plan = plan_bench(launch(), builtin_suite("quick"), n_max=(1,), repeats=1, n_predict=8)
+    plan = replace(plan, suite=replace(plan.suite, prompts=plan.suite.prompts[:1]))
+    notes = [execute(plan, (BinaryEngine(program),)).notes for program in (server_program, unnumbered)]
+    assert notes[0] == () and len(notes[1]) == 1 and "known-bad ones" in notes[1][0]
 
 
 def test_rows_of_builds_are_complete() -> None:
@@ -537,6 +586,19 @@ def test_a_running_llama_cpp(
                 running.complete(ask())
 
 
+def test_a_running_llama_cpp_takes_no_depth(
+    server_program: Path, mtpgraft: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with BinaryEngine(server_program).start(launch(2)) as session:
+        key = session._client.http.api_key
+        assert key is not None
+        done = mtpgraft(
+            "bench", DONOR, "--engine", f"http://127.0.0.1:{session.port}", "--p-min", "0.5",
+            expect=ExitCode.BAD_INPUT, MTPGRAFT_API_KEY=key,
+        )  # fmt: skip
+    assert "found --n-max or --p-min" in done.stderr
+
+
 def test_nobody_answers() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -560,6 +622,51 @@ class Quiet(SimpleHTTPRequestHandler):
 def test_a_web_server_is_no_engine() -> None:
     with serving(Quiet) as url, pytest.raises(EngineError, match="nor OpenAI-compatible"):
         find_engine(url).info()
+
+
+class IkForm(Quiet):
+    """What a running ik_llama.cpp 8337e4cd3 answers, with a depth of drafts that this test sets."""
+
+    requests: ClassVar[list[dict[str, object]]] = []
+    depth = 1
+
+    def do_GET(self) -> None:
+        known: dict[str, dict[str, object]] = {
+            "/props": {"default_generation_settings": {}, "model_path": "/m.gguf"},
+            "/version": {"version": "1", "features": {}},
+        }
+        self.reply(known.get(self.path))
+
+    def do_POST(self) -> None:
+        type(self).requests.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        depths = [{"depth": i + 1, "draft_n": 4, "draft_n_accepted": 4 - i} for i in range(type(self).depth)]
+        timings = {"prompt_n": 3, "prompt_ms": 1.0, "predicted_n": 8, "predicted_ms": 4.0, "predicted_per_second": 2e3}
+        self.reply({"content": "x", "stopped_limit": True, "timings": {**timings, "draft_by_depth": depths}})
+
+    def reply(self, answer: dict[str, object] | None) -> None:
+        body = json.dumps(answer or {}).encode()
+        self.send_response(200 if answer else 404)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def test_a_running_ik_llama_cpp_is_told_how_to_draft() -> None:
+    """Its form only; tests/test_engine_binaries.py asks the real one."""
+    IkForm.requests.clear()
+    with serving(IkForm) as url:
+        engine = find_engine(url)
+        assert engine.info().kind == "ik_llama.cpp" and drafts_by_request(engine.info())
+        with engine.start(launch(draft=DraftSpec(1, 0.5))) as told, engine.start(launch()) as plain:
+            told.complete_all([ask(), ask()])
+            IkForm.depth = 2
+            plain.complete(ask())
+            with pytest.raises(EngineError, match="does not draft as a request says") as caught:
+                told.complete(ask())
+    assert "measured as it runs" in str(caught.value.hint)
+    depths = [(body.get("speculative.n_max"), body.get("speculative.p_min")) for body in IkForm.requests]
+    assert depths == [(1, 0.5), (1, 0.5), (None, None), (1, 0.5)]
 
 
 VLLM_METRICS = """# HELP vllm:spec_decode_num_drafts_total Number of spec decoding drafts.

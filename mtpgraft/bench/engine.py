@@ -182,7 +182,7 @@ class Engine(Protocol):
     @property
     def is_fixed(self) -> bool:
         """Somebody else started it and it cannot be restarted: it runs in the one setting that it has, whatever a
-        LaunchSpec says, so a bench measures one arm of it and says what it skipped."""
+        LaunchSpec says (but see running.drafts_by_request), and a bench says what it skipped."""
         ...
 
     def info(self) -> EngineInfo:

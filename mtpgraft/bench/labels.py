@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mtpgraft.bench.engine import DraftSpec, EngineInfo
+from mtpgraft.bench.engines.mtpflags import current_spelling, mtp_words
 
 
 def engine_labels(infos: Sequence[EngineInfo]) -> tuple[str, ...]:
@@ -28,8 +29,4 @@ def draft_flags(draft: DraftSpec | None, kind: str = "llama.cpp") -> tuple[str, 
     """The arguments of a current llama-server (or ik_llama.cpp's) that draft in this way; () for off."""
     if draft is None:
         return ()
-    head = ("-md", str(draft.sidecar)) if draft.sidecar else ()
-    if kind == "ik_llama.cpp":
-        return (*head, "--spec-type", f"mtp:n_max={draft.n_max},p_min={draft.p_min:g}")
-    flags = (*head, "--spec-type", "draft-mtp", "--spec-draft-n-max", str(draft.n_max))
-    return (*flags, "--spec-draft-p-min", f"{draft.p_min:g}")
+    return mtp_words(current_spelling(kind), draft, None if draft.sidecar is None else str(draft.sidecar))

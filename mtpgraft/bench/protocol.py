@@ -48,7 +48,8 @@ class Arm:
     """One setting that is measured. name: unique in its plan: `off`, `n=2`, `n=2 p>=0.75`, `ik: n=2 [q4_0]`.
 
     engine: label of the engine, "" if there is only one. head: label of the head, "" if there is only one or none.
-    as_it_runs: a server that mtpgraft did not start: whether and how it drafts is its own business.
+    as_it_runs: a server that mtpgraft did not start: whether and how it drafts is its own business, unless
+        `launch.draft` says what its requests ask for.
     """
 
     name: str
@@ -62,8 +63,12 @@ class Arm:
         return self.launch.draft is None and not self.as_it_runs
 
     @property
+    def has_known_depth(self) -> bool:
+        return self.launch.draft is not None or not self.as_it_runs
+
+    @property
     def n_max(self) -> int:
-        """0 for the off arm, and where it is not known (`as_it_runs`)."""
+        """0 for the off arm, and where it is not known."""
         return self.launch.draft.n_max if self.launch.draft else 0
 
     @property
@@ -152,12 +157,14 @@ def plan_bench(
     seed: int = 1,
     engines: Sequence[str] = ("",),
     fixed: AbstractSet[str] = frozenset(),
+    by_request: AbstractSet[str] = frozenset(),
 ) -> BenchPlan:
     """For each engine the off arm, and one arm for each head x n_max x p_min.
 
     launch: what all arms have in common; its `draft` is set here, and `n_ctx` is of all its slots together.
     synth_rates: makes all MTP arms synthetic; an arm takes the first n_max of them.
-    engines: a label for each; fixed: those of running servers, which are measured as they run.
+    engines: a label for each; fixed: those of running servers, which are measured as they run; by_request: of these,
+        the ones that draft as a request says, to be measured at each n_max x p_min.
     Prompts of a depth that cannot fit are left out, with a note. Raises UsageError for numbers that measure nothing.
     """
     deep_enough = bool(n_max) and min(n_max) >= 1 and max(n_max) <= MAX_DEPTH
@@ -185,6 +192,14 @@ def plan_bench(
     for engine in engines:
         prefix = f"{engine}: " if engine else ""
         bare = replace(launch, draft=None)
+        if engine in by_request:
+            drafts = [DraftSpec(n, p) for n in dict.fromkeys(n_max) for p in dict.fromkeys(p_min)]
+            arms += (
+                Arm(prefix + _setting("", draft), replace(launch, draft=draft), engine, as_it_runs=True)
+                for draft in drafts
+            )
+            notes.append(f"{prefix}the running server is told with each request how to draft: MTP off needs a restart")
+            continue
         if engine in fixed:
             arms.append(Arm(f"{prefix}as it runs", bare, engine, as_it_runs=True))
             notes.append(f"{prefix}a running server is measured as it runs: MTP off and other settings need a restart")

@@ -6,7 +6,6 @@ with its samples.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +19,12 @@ from mtpgraft.bench.protocol import Arm, BenchPlan
 from mtpgraft.bench.result import BenchResult, FileFacts, HeadFacts
 from mtpgraft.bench.sweep import Trial
 from mtpgraft.errors import InputError
+from mtpgraft.jsontext import parse_json
+from mtpgraft.source.local import read_text
 
 SCHEMA_VERSION = 1
+_MAX_NBYTES = 64 * 2**20
+"""A sweep with every raw sample takes a few MB."""
 
 
 def result_json(result: BenchResult) -> dict[str, Json]:
@@ -109,18 +112,8 @@ def result_from_json(document: object, file: object = None) -> BenchResult:
 
 def read_result(path: Path) -> BenchResult:
     """A result that `mtpgraft bench --save` or `--json` wrote. Raises InputError."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("no such file", file=path, hint="check the path") from None
-    except UnicodeDecodeError:
-        expected = "a file that `mtpgraft bench --save` wrote"
-        raise InputError("is not a bench result", file=path, expected=expected) from None
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=path) from error
-    except json.JSONDecodeError as error:
-        raise InputError("is not JSON", file=path, where=f"line {error.lineno}", found=error.msg) from None
-    return BenchResult.from_json(document, path)
+    text = read_text(path, _MAX_NBYTES, "a result of `mtpgraft bench --save`")
+    return BenchResult.from_json(parse_json(text.encode(), path, strict=False), path)
 
 
 def _arm_json(result: BenchResult, arm: ArmResult) -> dict[str, Json]:
@@ -129,8 +122,8 @@ def _arm_json(result: BenchResult, arm: ArmResult) -> dict[str, Json]:
         "name": arm.arm.name,
         "engine": arm.arm.engine,
         "head": arm.arm.head,
-        "n_max": None if arm.arm.as_it_runs else arm.arm.n_max,
-        "p_min": None if arm.arm.as_it_runs else arm.arm.p_min,
+        "n_max": arm.arm.n_max if arm.arm.has_known_depth else None,
+        "p_min": arm.arm.p_min if arm.arm.has_known_depth else None,
         "as_it_runs": arm.arm.as_it_runs,
         "synthetic": arm.arm.is_synthetic,
         "n_threads": arm.n_threads,

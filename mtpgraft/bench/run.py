@@ -10,7 +10,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import mtpgraft
-from mtpgraft.bench.engine import CompletionRequest, CompletionResult, Engine, LaunchSpec, Scalar, Session
+from mtpgraft.bench.engine import (
+    CompletionRequest,
+    CompletionResult,
+    Engine,
+    EngineInfo,
+    LaunchSpec,
+    Scalar,
+    Session,
+)
+from mtpgraft.bench.engines.builds import unmatched
 from mtpgraft.bench.engines.embedded import EmbeddedEngine
 from mtpgraft.bench.facts import head_facts, model_facts
 from mtpgraft.bench.gpu import gpus, vram_use
@@ -116,9 +125,15 @@ def execute(plan: BenchPlan, engines: Sequence[Engine], progress: ProgressCallba
         started_at=started.at,
         wall_s=time.monotonic() - started.monotonic_s,
         mtpgraft_version=mtpgraft.__version__,
-        notes=measured.plan.notes,
+        notes=(*measured.plan.notes, *_unmatched_builds(plan.engines, infos)),
         cut_short=measured.cut_short,
     )
+
+
+def _unmatched_builds(labels: Sequence[str], infos: Sequence[EngineInfo]) -> Iterator[str]:
+    for label, info in zip(labels, infos, strict=True):
+        if why := unmatched(info.kind, info.build_number):
+            yield f"{label or info.name}: {why}"
 
 
 @dataclass(frozen=True, slots=True)

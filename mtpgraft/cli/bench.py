@@ -141,6 +141,7 @@ def bench(
 
     from mtpgraft.bench.engine import LaunchSpec
     from mtpgraft.bench.engines.find import find_engine
+    from mtpgraft.bench.engines.running import drafts_by_request
     from mtpgraft.bench.heads import check_types, made_heads
     from mtpgraft.bench.labels import engine_labels
     from mtpgraft.bench.protocol import HeadChoice, plan_bench
@@ -165,7 +166,12 @@ def bench(
     )
     rates = numbers(synth_rates, "--synth-rates", float) if synth_rates else ()
 
-    def plan(heads: Sequence[HeadChoice], labels: Sequence[str], fixed: frozenset[str]) -> BenchPlan:
+    def plan(
+        heads: Sequence[HeadChoice],
+        labels: Sequence[str],
+        fixed: frozenset[str] = frozenset(),
+        by_request: frozenset[str] = frozenset(),
+    ) -> BenchPlan:
         return plan_bench(
             launch,
             suite_value,
@@ -178,23 +184,34 @@ def bench(
             seed=seed,
             engines=labels,
             fixed=fixed,
+            by_request=by_request,
         )
 
     types = check_types(words(head_type))
     engines = [find_engine(text) for text in engine or ("embedded",)]
     fixed_ones = [one.is_fixed for one in engines]
-    plan((HeadChoice(),), [str(number) for number in range(len(engines))], frozenset())  # numbers, before any work
+    plan((HeadChoice(),), [str(number) for number in range(len(engines))])  # numbers, before any work
     if all(fixed_ones):
-        _refuse_for_running(launch, sweep=sweep, heads=bool(drafts or donor or types))
+        _refuse_for_running(launch, sweep=sweep, synthetic=bool(rates), heads=bool(drafts or donor or types))
     else:
         model = local_model(model)
         launch = replace(launch, model=model)
         if not drafts and donor is None:
             require_head(model)
-    labels = engine_labels([one.info() for one in engines])
-    fixed = frozenset(label for label, is_fixed in zip(labels, fixed_ones, strict=True) if is_fixed)
+    infos = [one.info() for one in engines]
+    labels = engine_labels(infos)
+    fixed = {label: info for label, info, is_fixed in zip(labels, infos, fixed_ones, strict=True) if is_fixed}
+    obeying = {label for label, info in fixed.items() if drafts_by_request(info) and (n_max or p_min)}
+    if all(fixed_ones) and (n_max or p_min) and not obeying:
+        raise _not_for_running("--n-max or --p-min")
     with made_heads(model, drafts, types, donor) as heads:
-        result = _run(output, plan(heads.choices, labels, fixed), engines, sweep=sweep, notes=heads.notes)
+        result = _run(
+            output,
+            plan(heads.choices, labels, frozenset(fixed), frozenset(obeying)),
+            engines,
+            sweep=sweep,
+            notes=heads.notes,
+        )
         written, failure = outputs.write(result)  # before anything else can go wrong
         diagnosis = _diagnosis(output, result, engines, with_controls=diagnose)
         if diagnose:
@@ -320,10 +337,12 @@ def _sweep_lines(result: BenchResult) -> list[str]:
     return lines
 
 
-def _refuse_for_running(launch: LaunchSpec, *, sweep: bool, heads: bool) -> None:
+def _refuse_for_running(launch: LaunchSpec, *, sweep: bool, synthetic: bool, heads: bool) -> None:
     """A running server has one setting and one head: a result must not record another."""
     asked = {
         "--sweep": sweep,
+        "--synth-rates": synthetic,
+        "--threads": launch.n_threads is not None,
         "--draft, --donor or --head-type": heads,
         "--rpc": launch.rpc,
         "--gpu-layers": launch.n_gpu_layers is not None,
@@ -331,8 +350,12 @@ def _refuse_for_running(launch: LaunchSpec, *, sweep: bool, heads: bool) -> None
         "arguments behind --": launch.args,
     }
     if found := [name for name, is_given in asked.items() if is_given]:
-        raise UsageError(
-            "a running server is measured as it runs: it has one setting and one head",
-            found=", ".join(found),
-            hint="give the llama-server binary as --engine, or start the server with these",
-        )
+        raise _not_for_running(", ".join(found))
+
+
+def _not_for_running(options: str) -> UsageError:
+    return UsageError(
+        "a running server is measured as it runs: it has one setting and one head",
+        found=options,
+        hint="give the llama-server binary as --engine, or start the server with these",
+    )

@@ -79,7 +79,13 @@ def plan(
     if as_json and "-" in (systemd, compose):
         raise UsageError("--json prints one document", expected="a path for --systemd and --compose")
     request = PlanRequest(
-        _devices(vram, rpc or []), advice, ctx, kv.lower(), n_max, parallel, reserve_nbytes=parse_size(reserve)
+        _devices(vram, rpc or []),
+        advice,
+        ctx,
+        kv.lower(),
+        n_max,
+        parallel,
+        reserve_nbytes=parse_size(reserve, may_be_zero=True),
     )
     from mtpgraft.open import open_model
 

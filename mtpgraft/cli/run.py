@@ -61,15 +61,15 @@ def say_fetched(output: Output) -> None:
         output.note(f"fetched {nbytes(fetched.n_bytes)} of {nbytes(fetched.of_nbytes)}")
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, *, may_be_zero: bool = False) -> int:
     """Bytes from `1000000`, `128M` or `1.5G` (1024-based, as other tools take sizes of memory)."""
     factors = {"K": 2**10, "M": 2**20, "G": 2**30}
     digits, factor = (text[:-1], factors[text[-1].upper()]) if text[-1:].upper() in factors else (text, 1)
     try:
         n_bytes = int(float(digits) * factor)
     except (ValueError, OverflowError):
-        n_bytes = 0
-    if n_bytes <= 0:
+        n_bytes = -1
+    if n_bytes < 0 or (n_bytes == 0 and not may_be_zero):
         raise UsageError("not a size", expected="bytes, or 256M", found=text)
     return n_bytes
 

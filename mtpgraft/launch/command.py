@@ -1,8 +1,8 @@
 """A start of llama-server as a command line, in the spelling of llama.cpp or of ik_llama.cpp.
 
 Spelled for current builds of each: llama.cpp b11434 (common/arg.cpp), ik_llama.cpp of August 2026 (common/common.cpp).
-A bench spells for the binary at hand instead, from its `--help` (bench/engines/dialect.py); the tests hold both
-against each other.
+A bench spells for the binary at hand instead, from its `--help` (bench/engines/dialect.py); both take the words for MTP
+from bench/engines/mtpflags.py.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mtpgraft.bench.engine import DraftSpec
+from mtpgraft.bench.engines import mtpflags
+from mtpgraft.bench.engines.mtpflags import MtpSpelling, mtp_words
 from mtpgraft.errors import UsageError
 from mtpgraft.modelspec import HubSpec, LocalSpec, UrlSpec, parse_spec
 from mtpgraft.vram.budget import Budget
@@ -23,26 +26,24 @@ ALL_LAYERS = 999
 class Dialect:
     """How one engine spells what engines spell differently.
 
-    draft: arguments that turn MTP on, with {n} for the depth. fit_off: what stops it from changing the plan.
+    mtp: what turns MTP on. fit_off: what stops it from changing the plan.
     hub_repo: its option for a Hugging Face repo.
     takes_quant: `repo:QUANT` is understood there.
     memory: how the memory that it takes differs from what was planned, which is llama.cpp's.
     """
 
     name: str
-    draft: tuple[str, ...]
+    mtp: MtpSpelling
     fit_off: tuple[str, ...]
     hub_repo: str
     takes_quant: bool
     memory: str = ""
 
 
-LLAMA_CPP = Dialect(
-    "llama.cpp", ("--spec-type", "draft-mtp", "--spec-draft-n-max", "{n}"), ("--fit", "off"), "-hf", True
-)
+LLAMA_CPP = Dialect("llama.cpp", mtpflags.LLAMA_CPP, ("--fit", "off"), "-hf", True)
 IK_LLAMA_CPP = Dialect(
     "ik_llama.cpp",
-    ("--spec-type", "mtp:n_max={n},p_min=0.0"),
+    mtpflags.IK_LLAMA_CPP,
     (),
     "-hfr",
     False,
@@ -122,9 +123,7 @@ def _arguments(start: Start, dialect: Dialect) -> Iterator[str]:
     if start.n_ubatch != 512:
         yield from ("-ub", str(start.n_ubatch))
     if start.n_draft:
-        yield from (word.format(n=start.n_draft) for word in dialect.draft)
-        if start.sidecar is not None:
-            yield from ("-md", start.sidecar)
+        yield from mtp_words(dialect.mtp, DraftSpec(start.n_draft), start.sidecar)
     yield from dialect.fit_off
     yield from ("--host", start.host, "--port", str(start.port))
 

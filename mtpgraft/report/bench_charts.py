@@ -30,7 +30,7 @@ def bench_charts(result: BenchResult) -> list[Chart]:
         depths(result),
         positions(compared_arms(result)),
         *_grids(result),
-        *_sweep(result.sweep),
+        *_sweep(result.sweep, f"Sweep: {speed_name(result).lower()} of each trial"),
     ]
     return [chart for chart in found if chart is not None]
 
@@ -50,7 +50,13 @@ def category_speeds(result: BenchResult) -> CategorySpeeds | None:
         tuple(_category_speed(off, name) for name in names),
         tuple(_category_speed(best, name) for name in names),
         tuple(gains.get(name) for name in names),
+        title="Decode speed by category" + _of_single_requests(result),
     )
+
+
+def _of_single_requests(result: BenchResult) -> str:
+    """What a title must add where arms are ranked by another figure: the throughput of all slots."""
+    return "" if result.plan.n_parallel == 1 else ", of single requests"
 
 
 def positions(arms: Iterable[ArmResult]) -> Positions | None:
@@ -61,8 +67,13 @@ def positions(arms: Iterable[ArmResult]) -> Positions | None:
 
 def depths(result: BenchResult) -> Depths | None:
     """A line for each engine, head and p_min; None unless some line has two depths."""
-    what = "Decode speed" if result.plan.n_parallel == 1 else "Throughput"
-    return depths_of([("", arm) for arm in result.arms], f"{what} by draft depth")
+    return depths_of([("", arm) for arm in result.arms], f"{speed_name(result)} by draft depth")
+
+
+def speed_name(result: BenchResult) -> str:
+    """What `ArmResult.speed` is."""
+    n_slots = result.plan.n_parallel
+    return "Decode speed" if n_slots == 1 else f"Throughput of {n_slots} slots"
 
 
 def depths_of(arms: Sequence[tuple[str, ArmResult]], title: str) -> Depths | None:
@@ -70,7 +81,7 @@ def depths_of(arms: Sequence[tuple[str, ArmResult]], title: str) -> Depths | Non
     lines: dict[_Line, dict[int, Spread]] = {}
     off: list[tuple[str, Spread]] = []
     for run, arm in arms:
-        if arm.speed is None or arm.arm.as_it_runs:
+        if arm.speed is None or not arm.arm.has_known_depth:
             continue
         if arm.arm.is_off:
             off.append((label_text(f"{run} {arm.arm.name}".strip()), arm.speed))
@@ -89,7 +100,8 @@ def _category_gains(result: BenchResult) -> CategoryGains | None:
     for arm in arms:
         gains = result.category_speed_up(arm)
         series.append((label_text(arm.arm.name), tuple(gains.get(name) for name in names)))
-    return CategoryGains(tuple(map(label_text, names)), tuple(series))
+    title = "Speed-up over off by category" + _of_single_requests(result)
+    return CategoryGains(tuple(map(label_text, names)), tuple(series), title=title)
 
 
 def _depth_chart(
@@ -130,7 +142,7 @@ def _grid(cells: dict[tuple[int, float], Spread], label: str, name: str) -> Grid
     return Grid(tuple(columns), tuple(rows), table, label_text(label), name)
 
 
-def _sweep(trials: Sequence[Trial]) -> list[Chart]:
+def _sweep(trials: Sequence[Trial], title: str) -> list[Chart]:
     """The trials by which a sweep chose its arms: one run each, so without a spread."""
     off = {trial.engine: trial.tokens_per_second for trial in trials if not trial.n_max}
     lines: dict[_Line, dict[int, Spread]] = {}
@@ -143,7 +155,7 @@ def _sweep(trials: Sequence[Trial]) -> list[Chart]:
                 gain = trial.tokens_per_second / off[trial.engine]
                 cells.setdefault((trial.engine, trial.head), {})[trial.n_max, trial.p_min] = _exactly(gain)
     levels = [(label_text(f"{engine}: off" if engine else "off"), _exactly(speed)) for engine, speed in off.items()]
-    charts: list[Chart | None] = [_depth_chart(lines, levels, "sweep", "Sweep: speed of each trial")]
+    charts: list[Chart | None] = [_depth_chart(lines, levels, "sweep", title)]
     charts += [
         _grid(found, " ".join(filter(None, ("sweep", *key))), f"sweep-grid-{number}")
         for number, (key, found) in enumerate(cells.items())

@@ -13,8 +13,19 @@ from mtpgraft.bench.metrics import ArmResult, Spread
 from mtpgraft.bench.result import BenchResult
 from mtpgraft.errors import RefusedError, UsageError
 from mtpgraft.report.bench_setup import setup_rows
-from mtpgraft.report.bench_tables import NOTHING, Table, median_speed, rate, seconds, seen, spread, times
-from mtpgraft.report.bench_verdict import fastest_of
+from mtpgraft.report.bench_tables import (
+    NOTHING,
+    Table,
+    arm_speed,
+    median_speed,
+    rate,
+    seconds,
+    seen,
+    speed_unit,
+    spread,
+    times,
+)
+from mtpgraft.report.bench_verdict import fastest_of, listed
 
 # Of the setup: what may differ between runs of the same thing without being worth a word.
 _NOT_COMPARED = ("Run", "Protocol", "Suite hash")
@@ -84,7 +95,8 @@ def ratio(a: Spread | None, b: Spread | None) -> Spread | None:
 def comparison_table(comparison: Comparison) -> Table:
     """Every arm of every run, the same setting of all runs together."""
     first = comparison.runs[0]
-    columns = ("run", "arm", "tok/s", f"against {first.label}", "over its own off", "acceptance", "wall per repeat")
+    speed = speed_unit(first.result.plan)
+    columns = ("run", "arm", speed, f"against {first.label}", "over its own off", "acceptance", "wall per repeat")
     order = {_setting(compared.arm): None for compared in comparison.arms}
     rows = tuple(
         _row(compared) for setting in order for compared in comparison.arms if _setting(compared.arm) == setting
@@ -108,7 +120,7 @@ def comparison_verdict(comparison: Comparison) -> list[str]:
     for run in others:
         other = fastest_of(run.result.arms)
         against = ratio(best.arm.speed, other.speed)
-        sides = f"{rate(median_speed(best.arm))} against {rate(median_speed(other))} tok/s"
+        sides = arm_speed(best.arm, other)
         theirs = f"{run.label} {other.arm.name}"
         if seen(against):
             lines.append(f"{best.name} is {spread(against, times)} as fast as {theirs}, each run's best ({sides})")
@@ -117,6 +129,7 @@ def comparison_verdict(comparison: Comparison) -> list[str]:
         lines += _misleading(best, run, other) if seen(against) else []
     lines += _wall(comparison)
     lines += _off(comparison)
+    lines += _single_repeats(comparison)
     if any(compared.arm.arm.is_synthetic for compared in comparison.arms):
         lines.append("synthetic arms accept at random: their speed may be compared, their acceptance may not")
     if len(comparison.differing) > 1:
@@ -163,6 +176,12 @@ def _off(comparison: Comparison) -> list[str]:
                 f"with MTP off, {run.label} is {spread(against, times)} as fast as {first.label}: that is not MTP"
             )
     return lines
+
+
+def _single_repeats(comparison: Comparison) -> list[str]:
+    """A single repeat has no spread, so that any difference of it looks like one."""
+    single = [run.label for run in comparison.runs if run.result.plan.repeats == 1]
+    return [f"one repeat only in {listed(single)}: nothing tells a difference from noise"] if single else []
 
 
 def _require_same_shape(first: Run, run: Run) -> None:

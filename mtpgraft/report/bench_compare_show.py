@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from mtpgraft.bench.metrics import Spread
-from mtpgraft.report.bench_charts import depths_of, label_text
+from mtpgraft.report.bench_charts import depths_of, label_text, speed_name
 from mtpgraft.report.bench_compare import Comparison, comparison_table, comparison_verdict, differing_table
 from mtpgraft.report.bench_setup import protocol_line
-from mtpgraft.report.bench_tables import median_speed, rate
+from mtpgraft.report.bench_tables import arm_speed
 from mtpgraft.report.charts import Chart, Positions
 from mtpgraft.report.markdown import markdown, table_lines
 from mtpgraft.report.page import drawn, render
@@ -75,7 +75,7 @@ def comparison_html(comparison: Comparison) -> str:
         "compare.html.jinja",
         plural=True,
         runs=comparison.runs,
-        figure=f"{rate(median_speed(best.arm))} tok/s",
+        figure=arm_speed(best.arm),
         text=f"{best.name}: {best.run.name}",
         verdict=comparison_verdict(comparison),
         charts=drawn(_charts(comparison)),
@@ -92,7 +92,7 @@ def _charts(comparison: Comparison) -> list[Chart]:
     ]
     series = tuple((label_text(c.name), rates) for c in deepest if (rates := c.arm.total.acceptance_per_position))
     charts: list[Chart | None] = [
-        depths_of(arms, "Speed by draft depth"),
+        depths_of(arms, f"{speed_name(comparison.runs[0].result)} by draft depth"),
         Positions(series) if len(series) > 1 else None,
     ]
     return [chart for chart in charts if chart is not None]

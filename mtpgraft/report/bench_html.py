@@ -71,7 +71,8 @@ def _tiles(result: BenchResult, head: Headline) -> list[_Tile]:
     off, total, gain = result.off_of(best), best.total, result.speed_up(best)
     tiles = []
     if gain:
-        tiles.append(_Tile("Speed-up", times(gain.median), _range(spread(gain, times), result)))
+        name = "Speed-up" if result.plan.n_parallel == 1 else "Throughput over off"
+        tiles.append(_Tile(name, times(gain.median), _range(spread(gain, times), result)))
     against = f"MTP off: {rate(median_speed(off))}" if off else ""
     name = "Decode speed" if result.plan.n_parallel == 1 else f"Throughput, {result.plan.n_parallel} slots"
     tiles.append(_Tile(name, f"{rate(median_speed(best))} tok/s", against))

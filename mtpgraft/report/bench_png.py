@@ -7,7 +7,7 @@ import io
 from mtpgraft.bench.result import BenchResult
 from mtpgraft.report.bench_charts import bench_charts
 from mtpgraft.report.bench_setup import engine_line, machine_line, protocol_line
-from mtpgraft.report.bench_tables import median_speed, rate
+from mtpgraft.report.bench_tables import arm_speed
 from mtpgraft.report.bench_verdict import Headline, headline
 from mtpgraft.report.charts import Chart
 from mtpgraft.report.chartstyle import LIGHT, matplotlib_context
@@ -56,7 +56,7 @@ def _figures(result: BenchResult, best: Headline) -> str:
     if best.arm is None:
         return ""
     off, accepted = result.off_of(best.arm), best.arm.total.acceptance
-    speed = rate(median_speed(best.arm)) + (f" against {rate(median_speed(off))}" if off else "") + " tok/s"
+    speed = arm_speed(best.arm, off)
     kind = "synthetic acceptance" if best.arm.arm.is_synthetic else "acceptance"
     return speed if accepted is None else f"{speed}, {kind} {accepted:.3f}"
 

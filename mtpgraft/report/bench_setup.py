@@ -53,7 +53,7 @@ def setup_rows(result: BenchResult) -> list[tuple[str, str]]:
         if engine.devices:
             rows.append((f"Devices {label}".strip(), ", ".join(engine.devices)))
         if engine.system:
-            rows.append((f"Built with {label}".strip(), engine.system))
+            rows.append((f"Built with {label}".strip(), engine.system.removeprefix("built with ")))
     rows += [("GPU", f"{gpu.name}, {nbytes(gpu.total_nbytes)}, driver {gpu.driver}") for gpu in result.host.gpus]
     rows += [
         ("CPU", f"{result.host.cpu}, {result.host.n_cores} cores ({result.host.n_cpus} logical)"),

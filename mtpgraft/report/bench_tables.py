@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mtpgraft.bench.metrics import ArmResult, Spread
+from mtpgraft.bench.protocol import BenchPlan
 from mtpgraft.bench.result import BenchResult
 from mtpgraft.report.text import nbytes
 
@@ -29,9 +30,12 @@ class Table:
 
 def arms_table(result: BenchResult) -> Table:
     """Speed and acceptance of every arm."""
-    speed = "tok/s" if result.plan.n_parallel == 1 else f"tok/s, {result.plan.n_parallel} slots"
-    columns = ("arm", speed, "speed-up", "acceptance", "accepted/drafted", "mean length", "greedy text equal")
-    notes = []
+    several = result.plan.n_parallel > 1
+    gain = "throughput over off" if several else "speed-up"
+    columns = (
+        "arm", speed_unit(result.plan), gain, "acceptance", "accepted/drafted", "mean length", "greedy text equal"
+    )  # fmt: skip
+    notes = ["Throughput: all tokens of a repeat over its wall time, prompts included."] if several else []
     if any(arm.arm.is_synthetic for arm in result.arms):
         notes.append("Synthetic: accepted at random; the speed is real, acceptance and text are not.")
     if result.plan.repeats > 1:
@@ -92,10 +96,13 @@ def categories_table(result: BenchResult) -> Table:
             accepted = "" if tally is None or tally.acceptance is None else f", {tally.acceptance:.3f}"
             cells.append(spread(gain.get(category), times) + accepted)
         rows.append((category, *cells))
-    columns = ("category", *(arm.arm.name for arm in arms))
     n_left_out = len(result.on) - len(arms)
-    note = "Speed-up, then acceptance." + (f" {n_left_out} more arms are in the JSON." if n_left_out else "")
-    return Table("By category", columns, tuple(rows), frozenset(range(1, len(columns))), note)
+    left_out = f" {n_left_out} more arms are in the JSON." if n_left_out else ""
+    title, what = "By category", "Speed-up"
+    if result.plan.n_parallel > 1:
+        title, what = "Single requests by category", "Decode speed of a single request over off's (not throughput)"
+    columns = ("category", *(arm.arm.name for arm in arms))
+    return Table(title, columns, tuple(rows), frozenset(range(1, len(columns))), f"{what}, then acceptance.{left_out}")
 
 
 def positions_table(result: BenchResult) -> Table | None:
@@ -133,6 +140,23 @@ def compared_arms(result: BenchResult, limit: int = _MAX_COMPARED) -> list[ArmRe
 def categories(result: BenchResult) -> tuple[str, ...]:
     """In the suite's order."""
     return tuple(dict.fromkeys(prompt.category for prompt in result.plan.suite.prompts))
+
+
+def speed_word(plan: BenchPlan) -> str:
+    """What the speed of an arm is (`ArmResult.speed`)."""
+    return "speed" if plan.n_parallel == 1 else "throughput"
+
+
+def speed_unit(plan: BenchPlan) -> str:
+    """What the speed of an arm is counted in (`ArmResult.speed`)."""
+    return "tok/s" if plan.n_parallel == 1 else f"throughput tok/s, {plan.n_parallel} slots"
+
+
+def arm_speed(arm: ArmResult, against: ArmResult | None = None) -> str:
+    """`90.0 tok/s`, `90.0 against 62.0 tok/s`; of several slots `tok/s of all 4 slots`."""
+    n_slots = arm.arm.launch.n_parallel
+    sides = " against ".join(rate(median_speed(one)) for one in (arm, against) if one is not None)
+    return f"{sides} tok/s" + (f" of all {n_slots} slots" if n_slots > 1 else "")
 
 
 def median_speed(arm: ArmResult) -> float:

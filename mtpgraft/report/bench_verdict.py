@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mtpgraft.bench.metrics import ArmResult, BreakEven, Spread, speed_up
 from mtpgraft.bench.result import BenchResult
-from mtpgraft.report.bench_tables import median_speed, rate, seconds, seen, spread, times
+from mtpgraft.report.bench_tables import arm_speed, median_speed, seconds, seen, speed_word, spread, times
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,12 @@ def headline(result: BenchResult) -> Headline:
     best = fastest_of(result.on)
     gain = result.speed_up(best)
     if gain is None:
-        return Headline(
-            f"{rate(median_speed(best))} tok/s", f"{best.arm.name}; MTP off was not measured", "plain", best
-        )
+        return Headline(arm_speed(best), f"{best.arm.name}; MTP off was not measured", "plain", best)
     mood = "plain" if not seen(gain) else "good" if gain.median > 1 else "bad"
+    speed = speed_word(result.plan)
     text = {
-        "good": f"the speed of MTP off, with {best.arm.name}",
-        "bad": f"the speed of MTP off: even the best arm, {best.arm.name}, is slower",
+        "good": f"the {speed} of MTP off, with {best.arm.name}",
+        "bad": f"the {speed} of MTP off: even the best arm, {best.arm.name}, is slower",
         "plain": f"with {best.arm.name}, the best arm: no difference from MTP off seen",
     }[mood]
     return Headline(times(gain.median), text, mood, best)
@@ -72,24 +71,24 @@ def fastest_of(arms: Iterable[ArmResult]) -> ArmResult:
 def _winner(result: BenchResult) -> list[str]:
     best = fastest_of(result.on)
     off, gain = result.off_of(best), result.speed_up(best)
-    name, speed = best.arm.name, rate(median_speed(best))
+    name, speed = best.arm.name, speed_word(result.plan)
     if off is None or gain is None:
-        return [f"fastest: {name}, {speed} tok/s; MTP off was not measured"]
-    against = f"{speed} against {rate(median_speed(off))} tok/s"
+        return [f"fastest: {name}, {arm_speed(best)}; MTP off was not measured"]
+    against = arm_speed(best, off)
     if not seen(gain):
         line = (
-            f"no difference seen: {name}, the best MTP arm, is {spread(gain, times)} the speed of MTP off ({against})"
+            f"no difference seen: {name}, the best MTP arm, is {spread(gain, times)} the {speed} of MTP off ({against})"
         )
     elif gain.median < 1:
-        line = f"MTP off is the fastest: {name}, the best MTP arm, is {spread(gain, times)} its speed ({against})"
+        line = f"MTP off is the fastest: {name}, the best MTP arm, is {spread(gain, times)} its {speed} ({against})"
     else:
-        line = f"fastest: {name}, {spread(gain, times)} the speed of MTP off ({against})"
+        line = f"fastest: {name}, {spread(gain, times)} the {speed} of MTP off ({against})"
     equal = [
         arm.arm.name
         for arm in result.on
         if arm is not best and (ratio := speed_up(best, arm)) and not seen(ratio) and ratio.low < ratio.high
     ]
-    return [line, *([f"no difference was seen between {_listed([name, *equal])}"] if equal else [])]
+    return [line, *([f"no difference was seen between {listed([name, *equal])}"] if equal else [])]
 
 
 def _engines(result: BenchResult) -> list[str]:
@@ -99,7 +98,7 @@ def _engines(result: BenchResult) -> list[str]:
     lines = []
     for other in others:
         a, b, ratio = first.arm, other.arm, speed_up(first, other)
-        sides = f"({a.name} {rate(median_speed(first))} tok/s, {b.name} {rate(median_speed(other))} tok/s)"
+        sides = f"({a.name} {arm_speed(first)}, {b.name} {arm_speed(other)})"
         if seen(ratio):
             lines.append(f"{a.engine} is {spread(ratio, times)} as fast as {b.engine}, each at its best {sides}")
         elif ratio:
@@ -141,8 +140,8 @@ def _acceptance_misleads(result: BenchResult) -> list[str]:
         return []
     fast, keen = fastest.arm.name, keenest.arm.name
     text = (
-        f"acceptance alone misleads: {keen} accepts {_acceptance(keenest):.3f} at {rate(median_speed(keenest))} tok/s, "
-        f"{fast} only {_acceptance(fastest):.3f} at {rate(median_speed(fastest))}. It is the share of drafted tokens "
+        f"acceptance alone misleads: {keen} accepts {_acceptance(keenest):.3f} at {arm_speed(keenest)}, "
+        f"{fast} only {_acceptance(fastest):.3f} at {arm_speed(fastest)}. It is the share of drafted tokens "
         "that were kept"
     )
     more, less = _per_pass(fastest), _per_pass(keenest)
@@ -182,7 +181,7 @@ def _prefill(result: BenchResult) -> list[str]:
     least, most = (f"{100 * (1 - end(ratio.median for _, ratio in slower)):.0f}" for end in (max, min))
     loss = least if least == most else f"{least} to {most}"
     several = len(slower) == len(compared) > 1
-    return [f"prompts are read {loss} % slower with {'every MTP arm' if several else _listed([n for n, _ in slower])}"]
+    return [f"prompts are read {loss} % slower with {'every MTP arm' if several else listed([n for n, _ in slower])}"]
 
 
 def _cautions(result: BenchResult) -> list[str]:
@@ -221,5 +220,6 @@ def _acceptance(arm: ArmResult) -> float:
     return arm.total.acceptance or 0.0
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

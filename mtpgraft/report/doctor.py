@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mtpgraft.bench.engines.builds import Feature
+from mtpgraft.bench.engines.builds import Feature, unmatched
 from mtpgraft.doctor import DoctorReport, EngineReport
 from mtpgraft.report.text import clean, nbytes
 
@@ -62,7 +62,7 @@ def _engine_lines(engine: EngineReport) -> Iterator[str]:
             yield f"  try: {clean(engine.hint)}"
         return
     version = f" {clean(info.version)}" if info.version else ""
-    build = f", build {clean(info.build)}" if info.build else ""
+    build = f", {clean(info.build)}" if info.build else ""
     yield f"{clean(engine.name)}: {info.kind}, {clean(info.name)}{version}{build}"
     if info.system:
         yield f"  {clean(info.system)}"
@@ -74,6 +74,8 @@ def _engine_lines(engine: EngineReport) -> Iterator[str]:
     for trouble in engine.troubles:
         yield f"  ! {trouble.name}: {trouble.consequence} ({trouble.source})"
         yield f"    try: {trouble.advice}"
+    if why := unmatched(info.kind, info.build_number):
+        yield f"  ? {why}"
     if engine.features and engine.features[0][1] is False:
         feature = engine.features[0][0]
         yield f"    {feature.without} ({feature.source}); try: {feature.advice}"

@@ -149,7 +149,11 @@ def instead_lines(plan: MemoryPlan) -> Iterator[str]:
     """What would fit where not all of the plan does."""
     if plan.short is None:
         return
-    yield f"all of it on the GPU takes {plan.short.n_bytes / _GIB:.1f} GiB at {plan.short.serving.n_ctx:,} tokens"
+    reserve = sum(use.reserve for use in plan.short.uses)
+    yield (
+        f"all of it on the GPU takes {_gib(plan.short.n_bytes)} GiB at {plan.short.serving.n_ctx:,} tokens"
+        + (f", {_gib(reserve)} GiB of it the reserve (--reserve)" if reserve else "")
+    )
     least = MIN_CTX * plan.request.n_parallel
     fitting = [cell for cell in (plan.whole_contexts or plan.contexts) if cell.n_ctx >= least]
     for depth in sorted({cell.n_draft for cell in fitting}, reverse=True)[:1]:

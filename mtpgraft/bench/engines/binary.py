@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 from mtpgraft.bench.engine import CompletionRequest, CompletionResult, EngineInfo, LaunchSpec, SessionFacts
 from mtpgraft.bench.engines import guard
 from mtpgraft.bench.engines.child import Gone, JsonChild
+from mtpgraft.bench.engines.childsession import CLOSE_GRACE_S, ChildSession, EngineLog, private_file, require_files
 from mtpgraft.bench.engines.client import LlamaClient, Rejected
 from mtpgraft.bench.engines.dialect import Place, arguments, listening
-from mtpgraft.bench.engines.enginelog import hint_for, read_log, settled_log, telling_lines
+from mtpgraft.bench.engines.enginelog import settled_log
 from mtpgraft.bench.engines.http import Http, Unreachable
 from mtpgraft.bench.engines.probe import Probe, library_environment, probe
 from mtpgraft.bench.engines.refusal import refuse_known_bad, rejected
 from mtpgraft.bench.host import default_threads
-from mtpgraft.errors import EngineDiedError, EngineError, InputError
+from mtpgraft.errors import EngineError
 
-_CLOSE_GRACE_S = 10.0
 _POLL_S = 0.05
 # Asked again and again; another program on the port may accept and never answer.
 _HEALTH_TIMEOUT_S = 1.0
@@ -42,7 +39,7 @@ _T = TypeVar("_T")
 class BinaryEngine:
     """Starts a llama-server.
 
-    log_dir: where engine logs are kept. None: a temporary file, removed after a session without trouble.
+    log_dir: where engine logs are kept. None: temporary files (bench/engines/childsession.py).
     start_timeout_s: for loading the model; a large one comes off a slow disk only once per start.
     request_timeout_s: for one completion.
     """
@@ -60,10 +57,7 @@ class BinaryEngine:
         return probe(self.binary).info
 
     def start(self, spec: LaunchSpec) -> BinarySession:
-        sidecar = spec.draft.sidecar if spec.draft else None
-        for file in (spec.model, sidecar):
-            if file is not None and not file.is_file():
-                raise InputError("no such file", file=file, hint="check the path")
+        require_files(spec)
         build = probe(self.binary)
         if spec.draft is not None:
             refuse_known_bad(build.info, self.binary)
@@ -83,39 +77,32 @@ class BinaryEngine:
         )
 
 
-class BinarySession:
-    """One llama-server with one model. `log_path` exists until close(), and after it when kept."""
+class BinarySession(ChildSession):
+    """One llama-server. pid: the server's own; `_child` is its guard."""
 
-    __slots__ = ("_argv", "_child", "_client", "_closed", "_engine", "_in_trouble", "_key_file", "info", "log_path",
-                 "n_threads", "pid", "port", "spec")  # fmt: skip
+    __slots__ = ("_argv", "_client", "_key_file", "_program", "pid", "port")
 
     def __init__(
         self,
-        engine: BinaryEngine,
         spec: LaunchSpec,
-        argv: tuple[str, ...],
         n_threads: int,
-        info: EngineInfo,
+        build: Probe,
         child: JsonChild,
+        log: EngineLog,
+        *,
+        argv: tuple[str, ...],
         pid: int,
         port: int,
         client: LlamaClient,
-        log_path: Path,
         key_file: Path,
     ) -> None:
-        self.spec = spec
-        self.n_threads: int | None = n_threads
-        self.info = info
+        super().__init__(spec, n_threads, build.info, child, log)
         self.pid = pid
         self.port = port
-        self.log_path = log_path
-        self._engine = engine
+        self._program = str(build.binary)
         self._argv = argv
-        self._child = child
         self._client = client
         self._key_file = key_file
-        self._closed = False
-        self._in_trouble = False
 
     def complete(self, request: CompletionRequest) -> CompletionResult:
         return self._asked(lambda: self._client.complete(request))
@@ -124,25 +111,12 @@ class BinarySession:
         return self._asked(lambda: self._client.complete_all(requests))
 
     def facts(self) -> SessionFacts:
-        return SessionFacts((str(self._engine.binary), *self._argv), settled_log(self.log_path))
+        return SessionFacts((self._program, *self._argv), settled_log(self.log_path))
 
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
+    def _end(self) -> None:
         self._client.http.close()
-        self._child.close(2 * _CLOSE_GRACE_S)
+        self._child.close(2 * CLOSE_GRACE_S)
         self._key_file.unlink(missing_ok=True)
-        if self._engine.log_dir is None and not self._in_trouble:
-            self.log_path.unlink(missing_ok=True)
-
-    def __enter__(self) -> BinarySession:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _asked(self, ask: Callable[[], _T]) -> _T:
         try:
@@ -150,31 +124,19 @@ class BinarySession:
         except Rejected as refusal:
             raise rejected("llama-server", refusal.why, self.spec) from None
         except Unreachable as silence:
-            self._in_trouble = True
-            raise self._died(silence) from None
-
-    def _died(self, silence: Unreachable) -> EngineDiedError:
-        ended = self._child.hear(1.0)
-        why = _how_it_ended(ended)
-        if why is None:
-            why = "did not answer in time" if silence.silent else f"broke off ({silence.why})"
-        lines = telling_lines(read_log(self.log_path))
-        self.close()
-        return EngineDiedError(
-            f"llama-server {why} in the middle of a completion",
-            file=self.spec.model,
-            found="; ".join(lines) or None,
-            hint=f"{hint_for((*lines, why), str(self.spec.model), died=True)}; the engine's log: {self.log_path}",
-        )
+            why = _how_it_ended(self._child.hear(1.0))
+            if why is None:
+                why = "did not answer in time" if silence.silent else f"broke off ({silence.why})"
+            raise self._died(f"llama-server {why}") from None
 
 
 def _launch(
     engine: BinaryEngine, build: Probe, spec: LaunchSpec, n_threads: int, argv: tuple[str, ...], port: int
 ) -> BinarySession | None:
     """A session that is ready; None when the port was taken meanwhile. Whatever goes wrong, nothing is left running."""
-    log = _new_file(engine.log_dir, ".log")
+    log = EngineLog.new(engine.log_dir)
     key = secrets.token_hex(16)
-    key_file = _new_file(None, ".key")
+    key_file = private_file(".key")
     key_file.write_text(key + "\n", encoding="ascii")
     env = {**library_environment(build.library_dir), **dict(spec.env)}
     http = Http(f"http://127.0.0.1:{port}", key, engine.request_timeout_s)
@@ -187,13 +149,13 @@ def _launch(
                 "-I",
                 "-S",
                 guard.__file__,
-                str(_CLOSE_GRACE_S),
+                str(CLOSE_GRACE_S),
                 str(build.binary.absolute()),
                 *argv,
                 *listening(build, Place(port, str(key_file))),
             ],
             env,
-            log,
+            log.path,
         )
         started = child.hear(engine.start_timeout_s)
         if isinstance(started, Gone) or not isinstance(started.get("pid"), int):
@@ -204,20 +166,26 @@ def _launch(
         if ended is None:
             pid = started["pid"]
             assert isinstance(pid, int)
-            return BinarySession(engine, spec, argv, n_threads, build.info, child, pid, port, client, log, key_file)
-        child.close(2 * _CLOSE_GRACE_S)
-        text = read_log(log)
-        key_file.unlink()
-        if _PORT_TAKEN in text:
-            log.unlink()
-            return None
-        raise _refused(spec, ended, text, log)
+            return BinarySession(
+                spec, n_threads, build, child, log, argv=argv, pid=pid, port=port, client=client, key_file=key_file
+            )
+        child.close(2 * CLOSE_GRACE_S)
+        if _PORT_TAKEN not in log.text():
+            # It said no, or crashed, which is its other way to say no: the same file will do it again
+            raise log.failure(f"llama-server {ended} while it loaded the model", spec.model)
     except BaseException:  # KeyboardInterrupt too: no server may outlive the caller
-        if child is not None:
-            child.close(2 * _CLOSE_GRACE_S)
-        http.close()
-        key_file.unlink(missing_ok=True)
+        _clean_up(child, http, key_file, log)
         raise
+    _clean_up(child, http, key_file, log)
+    return None
+
+
+def _clean_up(child: JsonChild | None, http: Http, key_file: Path, log: EngineLog) -> None:
+    if child is not None:
+        child.close(2 * CLOSE_GRACE_S)
+    http.close()
+    key_file.unlink(missing_ok=True)
+    log.close()
 
 
 def _wait_until_ready(client: LlamaClient, child: JsonChild, spec: LaunchSpec, timeout_s: float) -> str | None:
@@ -247,17 +215,6 @@ def _how_it_ended(heard: object) -> str | None:
     return Gone(heard["exit"], 0.0).reason
 
 
-def _refused(spec: LaunchSpec, why: str, log_text: str, log: Path) -> EngineError:
-    """llama-server said no, or crashed, which is its other way to say no: the same file will do it again."""
-    lines = telling_lines(log_text)
-    return EngineError(
-        f"llama-server {why} while it loaded the model",
-        file=spec.model,
-        found="; ".join(lines) or None,
-        hint=f"{hint_for((*lines, why), str(spec.model))}; the engine's log: {log}",
-    )
-
-
 def _asked_port(spec: LaunchSpec) -> int | None:
     """The port in the user's own arguments."""
     args = [part for arg in spec.args for part in arg.split("=", 1)]
@@ -273,12 +230,3 @@ def _free_port() -> int:
         port = probe_socket.getsockname()[1]
     assert isinstance(port, int)
     return port
-
-
-def _new_file(folder: Path | None, suffix: str) -> Path:
-    """Readable by this user only, as mkstemp makes it."""
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix="mtpgraft-engine-", suffix=suffix, dir=folder)
-    os.close(handle)
-    return Path(name)

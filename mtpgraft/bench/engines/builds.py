@@ -159,6 +159,20 @@ def troubles_of(build_number: int | None) -> tuple[Trouble, ...]:
     return tuple(trouble for trouble in TROUBLES if trouble.since <= build_number <= trouble.until)
 
 
+def build_label(number: str | None, commit: str) -> str:
+    """`b11434 (1a2b3c4)`. Builds from an archive or a shallow clone tell no number: `unnumbered build (1a2b3c4)`."""
+    told = commit if commit != "unknown" else ""
+    return (number or "unnumbered build") + (f" ({told})" if told else "")
+
+
+def unmatched(kind: str, build_number: int | None) -> str:
+    """Why a build of llama.cpp is held against no known trouble; "" where it is, and for other projects' builds."""
+    if kind != "llama.cpp" or build_number is not None:
+        return ""
+    known = ", ".join(f"b{trouble.since} to b{trouble.until}" for trouble in TROUBLES)
+    return f"this build tells no number, so it cannot be told from the known-bad ones ({known})"
+
+
 def blocking_trouble(build_number: int | None) -> Trouble | None:
     """Why MTP cannot start in this build, where that is known."""
     return next((trouble for trouble in troubles_of(build_number) if trouble.blocks_mtp), None)

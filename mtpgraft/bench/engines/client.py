@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mtpgraft.bench.engine import CompletionRequest, CompletionResult, Json
 from mtpgraft.bench.engines.atonce import all_at_once
@@ -28,15 +28,20 @@ class Rejected(Exception):  # noqa: N818 (its callers turn it into the error tha
 
 @dataclass(frozen=True, slots=True)
 class LlamaClient:
-    """Asks one server. Raises http.Unreachable and Rejected."""
+    """Asks one server. Raises http.Unreachable and Rejected.
+
+    extra: what every request says beside its own, by the server's names.
+    """
 
     http: Http
+    extra: Mapping[str, Json] = field(default_factory=dict)
 
     def complete(self, request: CompletionRequest, *, alone: bool = True) -> CompletionResult:
         """alone: no other request runs meanwhile, so the server's own counters tell of this one."""
         before = self._counters() if alone else {}
         started = time.perf_counter()
-        reply = self.http.post(*_endpoint_and_body(request))
+        endpoint, body = _endpoint_and_body(request)
+        reply = self.http.post(endpoint, {**body, **self.extra})
         wall_ms = 1000 * (time.perf_counter() - started)
         answer = _completion_of(reply)
         counters = counted(before, self._counters()) if alone else None

@@ -1,13 +1,15 @@
-"""A LaunchSpec as the command line of the build at hand, from what its `--help` lists. No other module knows a flag."""
+"""A LaunchSpec as the command line of the build at hand, from what its `--help` lists."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from mtpgraft.bench.engine import DraftSpec, LaunchSpec
 from mtpgraft.bench.engines.builds import DRAFT_MTP
+from mtpgraft.bench.engines.mtpflags import mtp_words, spelling_of
 from mtpgraft.bench.engines.probe import Probe
 from mtpgraft.errors import EngineError, UsageError
 
@@ -26,7 +28,8 @@ class Place:
 
 def drafting(build: Probe) -> str | None:
     """How this build spells MTP; None when it cannot draft with it at all."""
-    return _speller(build)
+    spelling = spelling_of(build.options)
+    return None if spelling is None else " ".join(spelling.words).format(n="N", p="P")
 
 
 def arguments(build: Probe, spec: LaunchSpec, n_threads: int) -> tuple[str, ...]:
@@ -129,8 +132,8 @@ def _fair(build: Probe) -> Iterable[str]:
 
 
 def _draft(build: Probe, draft: DraftSpec) -> Iterable[str]:
-    speller = _speller(build)
-    if speller is None:
+    spelling = spelling_of(build.options)
+    if spelling is None:
         raise EngineError(
             "this build cannot draft with MTP",
             file=build.binary,
@@ -138,14 +141,8 @@ def _draft(build: Probe, draft: DraftSpec) -> Iterable[str]:
             found=f"{build.kind} {build.build}",
             hint=_IK_ADVICE if build.kind == "ik_llama.cpp" else DRAFT_MTP.advice,
         )
-    if draft.sidecar is not None:
-        yield from ("-md", str(draft.sidecar.absolute()))
-    if "n_max" in speller:
-        yield from ("--spec-type", f"mtp:n_max={draft.n_max},p_min={draft.p_min:g}")
-    else:
-        yield from speller.split()
-        yield from (require(build, "--spec-draft-n-max", "--draft-max"), str(draft.n_max))
-        yield from (require(build, "--spec-draft-p-min", "--draft-p-min"), f"{draft.p_min:g}")
+    sidecar = None if draft.sidecar is None else str(draft.sidecar.absolute())
+    yield from mtp_words(spelling, draft, sidecar, partial(require, build))
     if draft.synth_rates:
         flag = require(
             build,
@@ -154,19 +151,3 @@ def _draft(build: Probe, draft: DraftSpec) -> Iterable[str]:
             hint="update llama.cpp; ik_llama.cpp has none",
         )
         yield from (flag, ",".join(f"{rate:g}" for rate in draft.synth_rates))
-
-
-def _speller(build: Probe) -> str | None:
-    """The words that turn MTP on.
-
-    llama.cpp: `--spec-type draft-mtp`. ik_llama.cpp from mid 2026: `--spec-type mtp:n_max=..,p_min=..`; before that
-    `--spec-type mtp` and before that `-mtp`, both with `--draft-max` and `--draft-p-min` beside them.
-    """
-    types = build.text("--spec-type")
-    if re.search(r"\bdraft-mtp\b", types):
-        return "--spec-type draft-mtp"
-    if re.search(r"\bmtp:n_max=", types):
-        return "--spec-type mtp:n_max=N,p_min=P"
-    if re.search(r"(?<![\w-])mtp(?![\w-])", types):
-        return "--spec-type mtp"
-    return build.first("-mtp", "--multi-token-prediction")

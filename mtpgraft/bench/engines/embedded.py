@@ -9,30 +9,22 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 
 import mtpgraft
-from mtpgraft.bench.engine import (
-    CompletionRequest,
-    CompletionResult,
-    EngineInfo,
-    Json,
-    LaunchSpec,
-    SessionFacts,
-)
+from mtpgraft.bench.engine import CompletionRequest, CompletionResult, EngineInfo, Json, LaunchSpec, SessionFacts
 from mtpgraft.bench.engines.child import Gone, JsonChild
-from mtpgraft.bench.engines.enginelog import hint_for, read_log, settled_log, telling_lines
+from mtpgraft.bench.engines.childsession import CLOSE_GRACE_S, ChildSession, EngineLog, require_files
+from mtpgraft.bench.engines.enginelog import settled_log, telling_lines
 from mtpgraft.bench.engines.refusal import refuse_known_bad, rejected
 from mtpgraft.bench.engines.timings import as_float, as_int, completion_body, parse_completion
 from mtpgraft.bench.host import default_threads
-from mtpgraft.errors import EngineDiedError, EngineError, InputError, UsageError
+from mtpgraft.errors import EngineError, UsageError
 
 INSTALL_HINT = "pip install 'mtpgraft[bench]'"
-_CLOSE_GRACE_S = 10.0
 # b11549 common/arg.cpp, kv_cache_types: with any other type it ends itself
 _CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 
@@ -41,7 +33,7 @@ _CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", 
 class EmbeddedEngine:
     """Starts xllamacpp.
 
-    log_dir: where engine logs are kept. None: a temporary file, removed after a session without trouble.
+    log_dir: where engine logs are kept. None: temporary files (bench/engines/childsession.py).
     start_timeout_s: for loading the model; a large one comes off a slow disk only once per start.
     request_timeout_s: for one completion.
     """
@@ -56,16 +48,12 @@ class EmbeddedEngine:
 
     def info(self) -> EngineInfo:
         child, log, info = _spawn(self.log_dir, self.start_timeout_s)
-        child.close(_CLOSE_GRACE_S)
-        if self.log_dir is None:
-            log.unlink(missing_ok=True)
+        child.close(CLOSE_GRACE_S)
+        log.close()
         return info
 
     def start(self, spec: LaunchSpec) -> EmbeddedSession:
-        sidecar = spec.draft.sidecar if spec.draft else None
-        for file in (spec.model, sidecar):
-            if file is not None and not file.is_file():
-                raise InputError("no such file", file=file, hint="check the path")
+        require_files(spec)
         _require_possible(spec)
         n_threads = spec.n_threads or default_threads(spec.model.stat().st_size)
         child, log, info = _spawn(self.log_dir, self.start_timeout_s, dict(spec.env))
@@ -79,14 +67,15 @@ class EmbeddedEngine:
                 raise _refused(spec, answer, log)
         except BaseException:  # KeyboardInterrupt too: no engine may outlive the caller
             child.kill()
+            log.close()
             raise
-        return EmbeddedSession(spec, n_threads, info, child, log, self)
+        return EmbeddedSession(spec, n_threads, info, child, log, self.request_timeout_s)
 
 
-class EmbeddedSession:
-    """One xllamacpp process with one model. `log_path` exists until close(), and after it when kept."""
+class EmbeddedSession(ChildSession):
+    """One xllamacpp process."""
 
-    __slots__ = ("_child", "_closed", "_engine", "_in_trouble", "info", "log_path", "n_threads", "spec")
+    __slots__ = ("_request_timeout_s",)
 
     def __init__(
         self,
@@ -94,17 +83,11 @@ class EmbeddedSession:
         n_threads: int,
         info: EngineInfo,
         child: JsonChild,
-        log_path: Path,
-        engine: EmbeddedEngine,
+        log: EngineLog,
+        request_timeout_s: float,
     ) -> None:
-        self.spec = spec
-        self.n_threads: int | None = n_threads
-        self.info = info
-        self.log_path = log_path
-        self._child = child
-        self._engine = engine
-        self._closed = False
-        self._in_trouble = False
+        super().__init__(spec, n_threads, info, child, log)
+        self._request_timeout_s = request_timeout_s
 
     @property
     def pid(self) -> int:
@@ -120,29 +103,12 @@ class EmbeddedSession:
     def facts(self) -> SessionFacts:
         return SessionFacts(log=settled_log(self.log_path))
 
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        exit_code = self._child.close(_CLOSE_GRACE_S)
-        if self._engine.log_dir is None and exit_code == 0 and not self._in_trouble:
-            self.log_path.unlink(missing_ok=True)
-
-    def __enter__(self) -> EmbeddedSession:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _ask(self, requests: Sequence[CompletionRequest]) -> tuple[CompletionResult, ...]:
         messages: list[Json] = [{"shape": request.shape, "body": completion_body(request)} for request in requests]
-        answer = self._child.ask({"op": "complete", "requests": messages}, self._engine.request_timeout_s)
+        answer = self._child.ask({"op": "complete", "requests": messages}, self._request_timeout_s)
         if isinstance(answer, Gone):
-            self._in_trouble = True
             self._child.kill()
-            raise self._died(answer)
+            raise self._died(f"the embedded llama.cpp {answer.reason}")
         if "error" in answer:
             raise self._rejected(str(answer["error"]))
         answers, counters = answer["answers"], answer["counters"]
@@ -158,16 +124,6 @@ class EmbeddedSession:
             raise self._rejected(str(error["message"]) if isinstance(error, Mapping) else str(error))
         # the counters are of all slots together, and tell nothing of one request among several
         return parse_completion(reply, counters if isinstance(counters, Mapping) else None, as_float(answer["wall_ms"]))
-
-    def _died(self, gone: Gone) -> EngineDiedError:
-        lines = telling_lines(read_log(self.log_path))
-        hint = hint_for((*lines, gone.reason), str(self.spec.model), died=True)
-        return EngineDiedError(
-            f"the embedded llama.cpp {gone.reason} in the middle of a completion",
-            file=self.spec.model,
-            found="; ".join(lines) or None,
-            hint=f"{hint}; the engine's log: {self.log_path}",
-        )
 
     def _rejected(self, message: str) -> EngineError:
         return rejected("the embedded llama.cpp", message, self.spec)
@@ -222,31 +178,27 @@ def _start_message(spec: LaunchSpec) -> dict[str, Json]:
 
 def _spawn(
     log_dir: Path | None, timeout_s: float, env: Mapping[str, str] = MappingProxyType({})
-) -> tuple[JsonChild, Path, EngineInfo]:
+) -> tuple[JsonChild, EngineLog, EngineInfo]:
     """A worker that has loaded xllamacpp and no model. env: variables on top of this process's own."""
     if importlib.util.find_spec("xllamacpp") is None:
         raise EngineError("the embedded engine is not installed", expected="xllamacpp", hint=INSTALL_HINT)
-    if log_dir is not None:
-        log_dir.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix="mtpgraft-engine-", suffix=".log", dir=log_dir)
-    os.close(handle)
-    log = Path(name)
+    log = EngineLog.new(log_dir)
     child = JsonChild.spawn(
-        [sys.executable, "-m", "mtpgraft.bench.engines.embedded_worker"], {**_environment(), **env}, log
+        [sys.executable, "-m", "mtpgraft.bench.engines.embedded_worker"], {**_environment(), **env}, log.path
     )
     try:
         answer = child.hear(timeout_s)
         if isinstance(answer, Gone) or "error" in answer:
             child.kill()
             why = answer.reason if isinstance(answer, Gone) else str(answer["error"])
-            lines = telling_lines(read_log(log))
             raise EngineError(
                 "xllamacpp is installed and cannot run here",
-                found="; ".join((why, *lines)),
-                hint=f"reinstall it: {INSTALL_HINT} (the log: {log})",
+                found="; ".join((why, *telling_lines(log.text()))),
+                hint=f"reinstall it: {INSTALL_HINT}",
             )
     except BaseException:
         child.kill()
+        log.close()
         raise
     return child, log, _parse_info(answer["info"])
 
@@ -275,17 +227,8 @@ def _environment() -> dict[str, str]:
     return env
 
 
-def _refused(spec: LaunchSpec, answer: Gone | Mapping[str, Json], log: Path) -> EngineError:
+def _refused(spec: LaunchSpec, answer: Gone | Mapping[str, Json], log: EngineLog) -> EngineError:
     """llama.cpp said no, or crashed, which is its other way to say no: the same file will do it again."""
-    lines = telling_lines(read_log(log))
     if isinstance(answer, Gone):
-        what = f"the embedded llama.cpp {answer.reason} while it loaded the model"
-    else:
-        what = "the embedded llama.cpp cannot run this model"
-        lines = lines or (str(answer["error"]),)
-    return EngineError(
-        what,
-        file=spec.model,
-        found="; ".join(lines) or None,
-        hint=f"{hint_for((*lines, what), str(spec.model))}; the engine's log: {log}",
-    )
+        return log.failure(f"the embedded llama.cpp {answer.reason} while it loaded the model", spec.model)
+    return log.failure("the embedded llama.cpp cannot run this model", spec.model, otherwise=str(answer["error"]))

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mtpgraft.bench.engine import EngineInfo
+from mtpgraft.bench.engines.builds import build_label
 from mtpgraft.errors import EngineError
 
 # CUDA and Vulkan builds look for devices even for --help.
@@ -125,10 +126,9 @@ def _probe(binary: Path, _mtime_ns: int, _size: int) -> Probe:
         )
     kind = "ik_llama.cpp" if any(flag in options for flag in _IK_FLAGS) else "llama.cpp"
     number = int(version["number"] or version["old"] or 0)
-    commit = version["commit"]
     known = number >= _LEAST_BUILD_NUMBER
     # ik_llama.cpp counts its own commits: the same number means another program
-    label = f"b{number}" if kind == "llama.cpp" else str(number)
+    label = f"b{number}" if kind == "llama.cpp" else f"build {number}"
     devices = _CUDA_DEVICE.findall(said)
     if not devices and "--list-devices" in options:
         listed = _run(binary, "--list-devices", env).partition("Available devices:")[2]
@@ -137,8 +137,8 @@ def _probe(binary: Path, _mtime_ns: int, _size: int) -> Probe:
     return Probe(
         binary=binary,
         kind=kind,
-        version=version["name"] or str(number),
-        build=f"{label} ({commit})" if known else f"unknown (its own text: {version[0].removeprefix('version: ')})",
+        version=version["name"] or (str(number) if known else ""),
+        build=build_label(label if known else None, version["commit"]),
         build_number=number if known and kind == "llama.cpp" else None,
         system=built_with[0] if built_with else "",
         devices=tuple(f"{name}: {text}" for name, text in devices),

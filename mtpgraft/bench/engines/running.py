@@ -13,7 +13,16 @@ from pathlib import PurePath
 from types import TracebackType
 from typing import TypeVar
 
-from mtpgraft.bench.engine import CompletionRequest, CompletionResult, EngineInfo, Json, LaunchSpec, SessionFacts
+from mtpgraft.bench.engine import (
+    CompletionRequest,
+    CompletionResult,
+    DraftSpec,
+    EngineInfo,
+    Json,
+    LaunchSpec,
+    SessionFacts,
+)
+from mtpgraft.bench.engines.builds import build_label
 from mtpgraft.bench.engines.client import LlamaClient, Rejected
 from mtpgraft.bench.engines.http import Http, Reply, Unreachable, shown_url
 from mtpgraft.bench.engines.openai import OpenAiClient
@@ -23,7 +32,7 @@ from mtpgraft.errors import EngineDiedError, EngineError, TransientError
 # The second is sent only to a server that asks for a key: it is often set, and meant for somebody else.
 KEY_VARIABLES = ("MTPGRAFT_API_KEY", "OPENAI_API_KEY")
 _ASK_TIMEOUT_S = 30.0
-_BUILD_INFO = re.compile(r"^b(\d+)-(\S+)$")
+_BUILD_INFO = re.compile(r"^b(\d+)-(\S+)$")  # b11434-1a2b3c4, b0-unknown
 
 _T = TypeVar("_T")
 
@@ -46,12 +55,23 @@ class RunningEngine:
         return found.info
 
     def start(self, spec: LaunchSpec) -> RunningSession:
-        """Starts nothing: of `spec` only the model's name is used, where the server serves several."""
+        """Starts nothing: of `spec` only the model's name is used, where the server serves several, and `draft`, which
+        goes with each request, where the server drafts as a request says."""
         found = _find(self.base, self.request_timeout_s)
         if found.info.kind in ("llama.cpp", "ik_llama.cpp"):
-            return RunningSession(spec, found, LlamaClient(found.http))
+            wishes = _wishes(spec.draft) if drafts_by_request(found.info) else {}
+            return RunningSession(spec, found, LlamaClient(found.http, wishes))
         model = _model_for(spec, found)
         return RunningSession(spec, found, OpenAiClient(found.http, model, found.info.kind == "vllm"))
+
+
+def drafts_by_request(info: EngineInfo) -> bool:
+    """Whether a running server drafts as each request says.
+
+    ik_llama.cpp does, up to the depth that it was started with (examples/server/server-context.cpp @ 8337e4cd3).
+    llama.cpp has that compiled out (tools/server/server-schema.cpp @ b11434) and ignores it, as b10434 does.
+    """
+    return info.kind == "ik_llama.cpp"
 
 
 class RunningSession:
@@ -67,10 +87,10 @@ class RunningSession:
         self._client = client
 
     def complete(self, request: CompletionRequest) -> CompletionResult:
-        return self._asked(lambda: self._client.complete(request))
+        return self._obeyed(self._asked(lambda: self._client.complete(request)))
 
     def complete_all(self, requests: Sequence[CompletionRequest]) -> tuple[CompletionResult, ...]:
-        return self._asked(lambda: self._client.complete_all(requests))
+        return tuple(map(self._obeyed, self._asked(lambda: self._client.complete_all(requests))))
 
     def facts(self) -> SessionFacts:
         return SessionFacts()
@@ -86,6 +106,18 @@ class RunningSession:
     ) -> None:
         self.close()
 
+    def _obeyed(self, result: CompletionResult) -> CompletionResult:
+        """The result, unless a build that ignores what a request says drafted more than that."""
+        depth, asked = len(result.accepted_per_position or ()), self.spec.draft
+        if asked is not None and drafts_by_request(self.info) and depth > asked.n_max:
+            raise EngineError(
+                f"the server at {shown_url(self._found.http.base)} does not draft as a request says",
+                expected=f"{asked.n_max} tokens at most",
+                found=depth,
+                hint="leave --n-max and --p-min out, and it is measured as it runs",
+            )
+        return result
+
     def _asked(self, ask: Callable[[], _T]) -> _T:
         url = shown_url(self._found.http.base)
         try:
@@ -98,6 +130,10 @@ class RunningSession:
                 found=silence.why,
                 hint="see the server's own log, and run it again",
             ) from None
+
+
+def _wishes(draft: DraftSpec | None) -> dict[str, Json]:
+    return {} if draft is None else {"speculative.n_max": draft.n_max, "speculative.p_min": draft.p_min}
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +212,12 @@ def _llama_info(url: str, props: Mapping[str, Json], version: Mapping[str, Json]
     model = PurePath(str(props.get("model_path") or props.get("model_alias") or "a model"))
     where = _at((model.name,), url)
     if "build_info" not in props and "features" in version:
-        return EngineInfo("llama-server", "", "unknown", where, (), kind="ik_llama.cpp")
+        return EngineInfo("llama-server", "", build_label(None, ""), where, (), kind="ik_llama.cpp")
     said = str(props.get("build_info", "unknown"))
     build = _BUILD_INFO.match(said)
     number = int(build[1]) if build and int(build[1]) >= 1000 else None  # 0 or 1: built from an archive, or shallow
-    label = f"b{number} ({build[2]})" if build and number else f"unknown (its own text: {said})"
-    return EngineInfo("llama-server", said, label, where, (), build_number=number)
+    label = build_label(f"b{number}" if number else None, build[2] if build else said)
+    return EngineInfo("llama-server", said if number else "", label, where, (), build_number=number)
 
 
 def _model_names(models: Reply) -> tuple[str, ...]:
