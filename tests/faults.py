@@ -17,10 +17,8 @@ def run_killed(operation: Callable[[], object], kill_at: int) -> bool:
 
     Every change goes through disk.py, which calls on_step before it.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
+
+    def in_child() -> None:
         n_seen = 0
 
         def on_step(step: disk.Step) -> None:
@@ -32,8 +30,19 @@ def run_killed(operation: Callable[[], object], kill_at: int) -> bool:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         disk.on_step = on_step
+        operation()
+
+    return was_killed(in_child)
+
+
+def was_killed(in_child: Callable[[], object]) -> bool:
+    """Run it in a child; whether that ended by SIGKILL. Any other failure of it fails the test."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
         try:
-            operation()
+            in_child()
         except BaseException:
             traceback.print_exc()
             os._exit(1)

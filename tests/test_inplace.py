@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,13 +18,17 @@ from mtpgraft.inplace import NoMove, plan_move, recover
 from mtpgraft.inplace.journal import Journal
 from mtpgraft.inplace.samples import TrunkSamples
 from mtpgraft.plan import GraftOptions
+from mtpgraft.plan.values import OutTensor
 from mtpgraft.source.local import journal_path
 from mtpgraft.surgery import NotVerifiedError, RunOptions
 from mtpgraft.verify import verify_graft
 from mtpgraft.write import linux
+from mtpgraft.write.files import DigestRow
+from tests.bigmodel import make_big_base
 from tests.conftest import TRAINED, Program, sha256
 from tests.engine import load_and_draft
 from tests.faults import run_killed, steps_of
+from tests.test_memory import LIMIT_KB, peak_kb
 
 DONOR = TRAINED / "donor-bf16.gguf"
 BASE = TRAINED / "base-Q2_K.gguf"
@@ -145,6 +151,100 @@ def killed_after_the_shift(model: Path) -> None:
     assert journal_path(model).exists()
 
 
+def killed_before(model: Path, operation: Callable[[], object], step: str) -> None:
+    """Kill the operation before its last step of that name."""
+    state = model.read_bytes()
+    steps = steps_of(operation)
+    model.write_bytes(state)
+    assert run_killed(operation, len(steps) - steps[::-1].index(step))
+    assert journal_path(model).exists()
+
+
+@pytest.mark.parametrize("n_blocks", [1, 2, 7, 200, None])
+def test_a_graft_whose_move_was_cut_short_is_undone(model: Path, n_blocks: int | None) -> None:
+    """Extents move one after the other, the last first: a power cut, or a full disk, leaves some in the old place."""
+    killed_before(model, lambda: surgery.graft(model, DONOR, model, run=IN_PLACE), "insert range")
+    shift = json.loads(journal_path(model).read_bytes().split(b"\n")[1])["shift"]
+    with model.open("r+b") as file:
+        if n_blocks is None:  # the size is the first thing to change
+            file.truncate(model.stat().st_size + shift)
+        else:
+            linux.insert_range(file.fileno(), n_blocks * 4096, shift)
+    recover(model)
+    assert sha256(model) == sha256(BASE)
+
+
+@pytest.mark.parametrize("n_blocks", [1, 2, 7, 200, None])
+def test_a_strip_whose_move_was_cut_short_is_undone(model: Path, n_blocks: int | None) -> None:
+    surgery.graft(model, DONOR, model, run=IN_PLACE)
+    old, size = sha256(model), model.stat().st_size
+    killed_before(model, lambda: surgery.strip(model, model, run=IN_PLACE), "collapse range")
+    shift = -json.loads(journal_path(model).read_bytes().split(b"\n")[1])["shift"]
+    with model.open("r+b") as file:
+        linux.collapse_range(file.fileno(), 0, shift)
+        if n_blocks is None:  # the size is the last thing to change
+            file.truncate(size)
+        else:
+            linux.insert_range(file.fileno(), n_blocks * 4096, shift)
+    recover(model)
+    assert sha256(model) == old
+
+
+def test_the_block_that_a_strip_was_about_to_cut_is_brought_back(model: Path) -> None:
+    """Its end is zero on the disk before the new size is: tests/test_powercut.py saw it on ext4 and XFS."""
+    surgery.graft(model, DONOR, model, run=IN_PLACE)
+    old = sha256(model)
+    killed_before(model, lambda: surgery.strip(model, model, run=IN_PLACE), "truncate")
+    end = BASE.stat().st_size
+    with model.open("r+b") as file:
+        file.seek(end)
+        file.write(bytes(-end % 4096))
+    recover(model)
+    assert sha256(model) == old
+
+
+def test_a_hole_that_no_move_leaves_changes_nothing(model: Path) -> None:
+    killed_before(model, lambda: surgery.graft(model, DONOR, model, run=IN_PLACE), "insert range")
+    shift = json.loads(journal_path(model).read_bytes().split(b"\n")[1])["shift"]
+    with model.open("r+b") as file:
+        for offset in (4096, 400 * 4096):
+            linux.insert_range(file.fileno(), offset, 4096)
+        file.truncate(model.stat().st_size + shift - 2 * 4096)
+    state = sha256(model)
+    with pytest.raises(InvalidFileError, match="holes"):
+        recover(model)
+    assert sha256(model) == state
+    assert journal_path(model).exists()
+
+
+def test_a_trunk_in_the_wrong_place_is_not_written_over(model: Path) -> None:
+    killed_after_the_shift(model)
+    state = bytearray(model.read_bytes())
+    state[-len(state) // 2] ^= 1
+    model.write_bytes(state)
+    with pytest.raises(InvalidFileError, match="not where it was"):
+        recover(model)
+    assert model.read_bytes() == state
+
+
+def test_a_file_with_holes_is_copied(tmp_path: Path) -> None:
+    model = tmp_path / "sparse.gguf"
+    make_big_base(model, 10**6, 1, sparse=True)
+    outcome = surgery.graft(model, DONOR, model, run=IN_PLACE)
+    assert not outcome.moved
+    assert any("holes" in text for text in outcome.plan.warnings)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """Dense: tests/test_memory.py uses sparse files, which are copied."""
+    model = tmp_path / "model.gguf"
+    make_big_base(model, 6 * 10**8, 300)
+    inode = model.stat().st_ino
+    assert max(peak_kb("graft", model, DONOR, "--in-place"), peak_kb("strip", model, "--in-place")) < LIMIT_KB
+    assert model.stat().st_ino == inode
+
+
 def test_a_file_in_between_is_refused_by_every_command(tmp_path: Path, model: Path, mtpgraft: Program) -> None:
     killed_after_the_shift(model)
     for args in (
@@ -214,7 +314,11 @@ def test_a_damaged_journal_or_file_is_not_believed(model: Path) -> None:
 def test_a_result_that_does_not_verify_is_undone(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mtpgraft.inplace import apply
 
-    monkeypatch.setattr(apply, "write_tensor", lambda tensor, at, fd, order, progress: [])
+    def written_wrongly(tensor: OutTensor, at: int, fd: int, order: str, progress: object) -> list[DigestRow]:
+        os.pwrite(fd, b"x" * tensor.n_bytes, at)
+        return []
+
+    monkeypatch.setattr(apply, "write_tensor", written_wrongly)
     monkeypatch.setattr(apply, "header_with_digest", lambda plan, raw, rows: raw)
     with pytest.raises(NotVerifiedError):
         surgery.graft(model, DONOR, model, run=IN_PLACE)

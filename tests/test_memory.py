@@ -60,7 +60,7 @@ def test_500_mb(tmp_path: Path) -> None:
 
 def test_20_000_tensors(tmp_path: Path) -> None:
     base, out = tmp_path / "base.gguf", tmp_path / "out.gguf"
-    make_big_base(base, 20_000 * 8704, 20_000, sparse=True)
+    make_big_base(base, 20_000 * 8704, 20_000)
     peaks = [peak_kb("graft", base, DONOR, "-o", out), peak_kb("strip", out, "--in-place")]
     assert max(peaks) < LIMIT_KB, peaks
     assert sha256(out) == sha256(base)
@@ -69,7 +69,7 @@ def test_20_000_tensors(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_20_000_tensors_through_every_command(tmp_path: Path) -> None:
     base = tmp_path / "base.gguf"
-    make_big_base(base, 20_000 * 8704, 20_000, sparse=True)
+    make_big_base(base, 20_000 * 8704, 20_000)
     peaks = all_commands(tmp_path, base)
     print(peaks)
     assert max(peaks.values()) < LIMIT_KB, peaks

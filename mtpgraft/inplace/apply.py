@@ -19,6 +19,9 @@ from mtpgraft.write import Progress, check_room, disk, io_error, linux
 from mtpgraft.write.files import header_with_digest, write_tensor
 from mtpgraft.write.leftovers import remove_leftovers, try_lock
 
+_MAX_BLOCK_NBYTES = 65536
+"""Of ext4 and XFS."""
+
 
 class CannotMoveError(MtpgraftError):
     """The file system declined to move this file's data; the file is as it was."""
@@ -39,11 +42,19 @@ def apply_in_place(move: Move, base: GGUFModel, verify: Verify, progress: Progre
         remove_leftovers(path)
         check_room(path.parent, max(0, move.new_nbytes - move.old_nbytes) + 2 * len(move.header.raw))
         source = base.shards[0].source
+        try:
+            disk.sync(fd)  # what the journal says of the base has to be true of the disk
+        except OSError as error:
+            raise io_error(error, path, "could not be written to the disk") from error
         samples = TrunkSamples.take(source, move.old_data_start, move.trunk_nbytes)
         old_header = read_exactly(source, 0, move.old_data_start, "the header")
-        new_header = move.header.raw if move.operation == "strip" else b""
+        new_header, tail = b"", b""
+        if move.operation == "strip":
+            end = move.new_nbytes - move.shift
+            new_header = move.header.raw
+            tail = read_exactly(source, end, min(_MAX_BLOCK_NBYTES, move.old_nbytes - end), "the head")
         journal = Journal(
-            move.operation, move.old_nbytes, move.new_nbytes, move.shift, old_header, new_header, samples
+            move.operation, move.old_nbytes, move.new_nbytes, move.shift, old_header, new_header, samples, tail
         )  # fmt: skip
         try:
             journal.write(path)

@@ -64,6 +64,11 @@ def plan_move(plan: SurgeryPlan, base: GGUFModel) -> Move | NoMove:
         return NoMove("the file has other names, whose content would change too")
     if shard.has_gaps or shard.trailing_nbytes or not shard.tensors:
         return NoMove("the base has gaps, or bytes after its last tensor")
+    size = os.fstat(source.fileno()).st_size
+    if linux.data_segments(source.fileno(), 0, size) != [(0, size)]:
+        return NoMove("the file has holes, and a hole is what tells how far an interrupted move has come")
+    if file.alignment > os.statvfs(file.path).f_bsize:
+        return NoMove("its alignment would leave holes")
     header = file.header()
     new_start = len(header.raw)
     n_trunk, trunk_nbytes = 0, 0
