@@ -72,8 +72,13 @@ class MtpgraftError(Exception):
         return _one_line(f"{text} ({', '.join(sides)})" if sides else text)
 
 
+_MAX_LINE = 2000
+
+
 def _one_line(text: str) -> str:
-    """Names out of a file may hold line breaks and what a terminal would obey: those are escaped."""
+    """Names out of a file may hold line breaks and what a terminal would obey, and be megabytes long."""
+    if len(text) > _MAX_LINE:
+        text = f"{text[: _MAX_LINE // 2]} ... {text[-_MAX_LINE // 2 :]}"
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -18,7 +18,10 @@ from mtpgraft.arch.spec import COMPANION_BASES, Need, companion_weight
 from mtpgraft.container import GGUFModel, Tensor
 from mtpgraft.errors import InvalidFileError
 
-_BLOCK = re.compile(r"^blk\.(\d{1,9})\.(.+)$")
+_BLOCK = re.compile(r"^blk\.(0|[1-9][0-9]{0,8})\.(.+)$")  # as llama.cpp spells a number: blk.01 is no block to it
+_MAX_ROW = 2**22  # the widest feed-forward layers have a twentieth of it
+_MAX_PROBLEMS = 200  # a file of 65,536 strange tensors says nothing more by naming each
+_MAX_BLOCKS = 512  # LLAMA_MAX_LAYERS, src/llama-hparams.h @ b11434
 
 
 class HeadState(Enum):
@@ -112,13 +115,23 @@ def find_head(model: GGUFModel) -> Head:
             where=f"key {architecture}.block_count",
             hint="is this a language model? adapters, projectors and vocabularies have no head",
         )
+    if not 0 < block_count <= _MAX_BLOCKS:
+        raise InvalidFileError(
+            "has an impossible number of layers",
+            file=model.name,
+            where=f"key {architecture}.block_count",
+            expected=f"1 to {_MAX_BLOCKS}",
+            found=block_count,
+        )
     declared = model.count("nextn_predict_layers")
+    model.count("embedding_length")  # of another type than uint32, no engine reads the file
     by_block = _tensors_by_block(model.tensors)
     if spec is not None and spec.graph is GraphSupport.WHOLE:  # a drafter in a file of its own: all of it is head
         n_trunk, head_indices, problems = 0, sorted(by_block), list[str]()
     else:
         n_trunk, head_indices, problems = _split_blocks(block_count, declared or 0, by_block)
     blocks = tuple(HeadBlock(index, tuple(by_block[index])) for index in head_indices)
+    _refuse_endless_rows(model, blocks)
     assumptions: tuple[str, ...] = ()
     if spec is None and (blocks or declared):
         assumptions = (
@@ -126,9 +139,23 @@ def find_head(model: GGUFModel) -> Head:
             f"blk.{n_trunk} and after, no per-layer key but full-length ones is changed",
         )
     if spec is not None and blocks:
-        problems = [*problems, *_block_problems(model, spec, blocks)]
+        problems = [*problems, *_block_problems(model, spec, blocks)][:_MAX_PROBLEMS]
     state = _state(model, spec, declared or 0, blocks, by_block, n_trunk, problems)
     return Head(architecture, spec, state, block_count, declared, n_trunk, blocks, tuple(problems), assumptions)
+
+
+def _refuse_endless_rows(model: GGUFModel, blocks: tuple[HeadBlock, ...]) -> None:
+    """Conversion and `audit --deep` hold a row at a time, and a sparse file can have rows of any length."""
+    for block in blocks:
+        for tensor in block.tensors:
+            if tensor.row > _MAX_ROW:
+                raise InvalidFileError(
+                    "has rows longer than any head's",
+                    file=model.name,
+                    where=f"tensor {tensor.name}",
+                    expected=f"at most {_MAX_ROW} elements",
+                    found=tensor.row,
+                )
 
 
 def _tensors_by_block(tensors: Iterable[Tensor]) -> dict[int, list[Tensor]]:
@@ -151,7 +178,7 @@ def _split_blocks(
         n_trunk = min([block_count, *with_nextn])
         return n_trunk, [i for i in sorted(by_block) if i >= n_trunk], []
     n_trunk = block_count - declared
-    in_range = [i for i in range(n_trunk, block_count) if i in by_block]
+    in_range = [i for i in sorted(by_block) if n_trunk <= i < block_count]
     outside = [i for i in with_nextn if not n_trunk <= i < block_count]
     if in_range and not with_nextn:
         # The blocks that the keys call a head have no nextn tensor: they are trunk, and block_count was never raised.
@@ -163,6 +190,8 @@ def _split_blocks(
         problem = f"the head is at blk.{moved}, block_count {block_count} and nextn {declared} put it at blk.{n_trunk}"
         return min(moved, block_count), [i for i in sorted(by_block) if i >= moved], [problem]
     problems = [f"blk.{i} has head tensors outside the declared head blocks" for i in outside]
+    beyond = [i for i in sorted(by_block) if i >= block_count and i not in outside]
+    problems += [f"blk.{i} has tensors outside the declared blocks: llama.cpp refuses the file for it" for i in beyond]
     return n_trunk, in_range, problems
 
 

@@ -162,7 +162,7 @@ def read_norms(model: GGUFModel, names: tuple[str, ...]) -> tuple[NormSample, ..
     found: list[NormSample] = []
     for name in names:
         tensor = model.tensor_by_name.get(name)
-        if tensor is None or tensor.type_id not in (F32, F16, BF16) or tensor.n_elements != tensor.shape[0]:
+        if tensor is None or tensor.type_id not in (F32, F16, BF16) or tensor.shape[:1] != (tensor.n_elements,):
             continue
         n = min(tensor.n_elements, N_SAMPLED)
         n_bytes = tensor_type(tensor.type_id).nbytes((n,)) or 0

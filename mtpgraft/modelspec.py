@@ -100,13 +100,13 @@ def parse_spec(text: str | Path) -> ModelSpec:
     if lowered.startswith(("https://", "http://")):
         return _url(text)
     for host in sorted(HUB_HOSTS):
-        if lowered.startswith(host + "/") and not Path(text).exists():
+        if lowered.startswith(host + "/") and not _exists(text):
             return _url("https://" + text)
     if _BARE.match(text) and not text.lower().endswith(_MODEL_SUFFIXES) and not _exists(text):
         return _hub(text, text, is_bare=True)
     if _BARE.match(text) and ":" in text and not _exists(text):
         return _hub(text, text, is_bare=True)
-    return LocalSpec(Path(text).expanduser())
+    return LocalSpec(expanded(text))
 
 
 def is_remote(text: str | Path) -> bool:
@@ -116,9 +116,17 @@ def is_remote(text: str | Path) -> bool:
 
 def _exists(text: str) -> bool:
     try:
-        return Path(text).expanduser().exists()
+        return expanded(text).exists()
     except OSError:  # a name that the file system cannot have
         return False
+
+
+def expanded(text: str) -> Path:
+    """A path as typed, `~` replaced by the home folder where there is one."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~ of nobody on this machine: a name like any other
+        return Path(text)
 
 
 def _hub(text: str, rest: str, *, is_bare: bool = False) -> HubSpec:

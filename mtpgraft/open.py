@@ -10,6 +10,7 @@ from mtpgraft.container import MAX_HEADER_NBYTES, GGUFModel, gguf_from_sources, 
 from mtpgraft.modelspec import HubSpec, LocalSpec, UrlSpec, parse_spec
 from mtpgraft.source.base import Source
 from mtpgraft.source.http import HttpSource
+from mtpgraft.source.local import folder_entries, is_folder
 from mtpgraft.source.transport import Fetched
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def open_donor(spec: str | Path, max_header_nbytes: int = MAX_HEADER_NBYTES) -> 
     parsed = parse_spec(spec)
     if isinstance(parsed, LocalSpec):
         path = parsed.path
-        names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+        names = [entry.name for entry in folder_entries(path)] if is_folder(path) else []
         in_folder = is_checkpoint(names) and not any(name.endswith(".gguf") for name in names)
         if in_folder or path.suffix == ".safetensors":
             return open_checkpoint(path)

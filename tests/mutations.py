@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mtpgraft.container import Shard, open_gguf
 from tests.conftest import TRAINED
+from tests.test_head import from_file
 
 BASE = TRAINED / "base-Q2_K.gguf"
 _N_TENSORS_AT, _N_KEYS_AT, _FIRST_KEY_AT = 8, 16, 24
@@ -61,6 +62,45 @@ class Model:
         return self.dims_at(index) + 4 + 8 * len(self.shard.tensors[index].shape)
 
 
+def replaced(m: Model, name: str, value: bytes) -> bytes:
+    """The model with another type and value of a key."""
+    return rebuilt(m, [text(k.name.encode()) + value if k.name == name else bytes(k.record) for k in m.shard.keys])
+
+
+def retyped(m: Model, name: str, kind: int, layout: str) -> bytes:
+    """The model with the same number in another type."""
+    (value,) = struct.unpack_from("<I", m.bytes, m.key_value_at(name))
+    return replaced(m, name, struct.pack("<I", kind) + struct.pack(layout, value))
+
+
+def renamed(m: Model, name: str, new: bytes) -> bytes:
+    """The model with a key under another name."""
+    records = [bytes(k.record) for k in m.shard.keys]
+    at = next(i for i, k in enumerate(m.shard.keys) if k.name == name)
+    records[at] = text(new) + records[at][8 + len(name) :]
+    return rebuilt(m, records)
+
+
+def many_keys(m: Model, n: int) -> bytes:
+    """The model with `n` keys more."""
+    more = [text(b"strange.%d" % i) + struct.pack("<II", 4, i) for i in range(n)]
+    return rebuilt(m, [*(bytes(k.record) for k in m.shard.keys), *more])
+
+
+def rebuilt(m: Model, records: list[bytes]) -> bytes:
+    """The model with these key records; the data moves, by whole alignments."""
+    keys_end = _FIRST_KEY_AT + sum(len(key.record) for key in m.shard.keys)
+    head = m.bytes[:_N_KEYS_AT] + struct.pack("<Q", len(records)) + b"".join(records) + m.bytes[keys_end : m.table_end]
+    return head + bytes(-len(head) % m.shard.alignment) + m.bytes[m.shard.data_start :]
+
+
+def from_file_in_other_order(m: Model) -> bytes:
+    """The model's header in the other byte order (its data is not turned: nothing reads it here)."""
+    built = from_file(BASE)
+    built.order = ">"
+    return built.bytes()
+
+
 def mutations(m: Model) -> dict[str, Callable[[], bytes]]:
     """name -> the damaged file."""
     raw = lambda: bytearray(m.bytes)  # noqa: E731
@@ -69,6 +109,8 @@ def mutations(m: Model) -> dict[str, Callable[[], bytes]]:
     last = shard.tensors[-1]
     u32 = struct.pack("<I", 4)
     arch_at = m.key_value_at("general.architecture")
+    (n_blocks,) = struct.unpack_from("<I", m.bytes, m.key_value_at("qwen35.block_count"))
+    scalar = n_tensors - 1
     return {
         "untouched": lambda: m.bytes,
         "trailing bytes": lambda: m.bytes + b"x" * 1000,
@@ -108,6 +150,36 @@ def mutations(m: Model) -> dict[str, Callable[[], bytes]]:
         "alignment of type u64": lambda: m.with_key(text(b"general.alignment") + struct.pack("<IQ", 10, 32)),
         "alignment 32 said": lambda: m.with_key(text(b"general.alignment") + struct.pack("<II", 4, 32)),
         "alignment 4096, data at 32": lambda: m.with_key(text(b"general.alignment") + struct.pack("<II", 4, 4096)),
+        "big-endian": lambda: from_file_in_other_order(m),
+        "block_count of type u64": lambda: retyped(m, "qwen35.block_count", 10, "<Q"),
+        "block_count of type i32": lambda: retyped(m, "qwen35.block_count", 5, "<i"),
+        "block_count in an array": lambda: replaced(m, "qwen35.block_count", struct.pack("<IIQI", 9, 4, 1, n_blocks)),
+        "block_count 0": lambda: patch(raw(), m.key_value_at("qwen35.block_count"), "<I", 0),
+        "block_count 513": lambda: patch(raw(), m.key_value_at("qwen35.block_count"), "<I", 513),
+        "block_count 2^31 - 1, all of it head": lambda: patch(
+            Raw(m.with_key(text(b"qwen35.nextn_predict_layers") + struct.pack("<II", 4, 2**31 - 2))),
+            m.key_value_at("qwen35.block_count") + len(text(b"qwen35.nextn_predict_layers")) + 8,
+            "<I",
+            2**31 - 1,
+        ),
+        "embedding_length of type u16": lambda: retyped(m, "qwen35.embedding_length", 2, "<H"),
+        "block_count's name ends in a NUL": lambda: renamed(m, "qwen35.block_count", b"qwen35.block_count\0x"),
+        "a name without its NUL's rest twice": lambda: m.with_key(
+            text(b"qwen35.block_count\0") + u32 + struct.pack("<I", n_blocks)
+        ),
+        "architecture ends in a NUL": lambda: replaced(
+            m, "general.architecture", struct.pack("<I", 8) + text(b"qwen35\0moe")
+        ),
+        "split.no in a lone file": lambda: m.with_key(text(b"split.no") + struct.pack("<IH", 2, 3)),
+        "split.no of another type": lambda: m.with_key(text(b"split.no") + struct.pack("<I", 8) + text(b"x")),
+        "split.count 0": lambda: m.with_key(text(b"split.count") + struct.pack("<IH", 2, 0)),
+        "split.count 1": lambda: m.with_key(text(b"split.count") + struct.pack("<IH", 2, 1)),
+        "split.count 2 in a lone file": lambda: m.with_key(text(b"split.count") + struct.pack("<IH", 2, 2)),
+        "split.count of type u32": lambda: m.with_key(text(b"split.count") + struct.pack("<II", 4, 1)),
+        "1000 keys": lambda: many_keys(m, 1000),
+        "Q4_0 without dimensions": lambda: patch(
+            Raw(patch(raw(), m.dims_at(scalar), "<I", 0)), m.dims_at(scalar) + 4, "<I", 2
+        ),
         "architecture length": lambda: patch(raw(), arch_at, "<Q", 2**40),
         "same tensor name": lambda: (
             bytes(raw()[: m.entry_at[1] + 8])

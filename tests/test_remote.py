@@ -114,8 +114,12 @@ def split_in_two(path: Path, folder: Path) -> tuple[Path, Path]:
         half = len(model.tensors) // 2
         shards = []
         for number, tensors in enumerate((model.tensors[:half], model.tensors[half:])):
-            values = (("split.no", number), ("split.count", 2), ("split.tensors.count", len(model.tensors)))
-            split = [make_key(name, ValueType.UINT16, value, "<") for name, value in values]
+            values = (
+                ("split.no", ValueType.UINT16, number),
+                ("split.count", ValueType.UINT16, 2),
+                ("split.tensors.count", ValueType.INT32, len(model.tensors)),
+            )
+            split = [make_key(name, kind, value, "<") for name, kind, value in values]
             rows = [TableRow(t.name, t.shape, t.type_id, t.n_bytes) for t in tensors]
             header = encode_header(3, "<", 32, [*(model.keys if number == 0 else ()), *split], rows)
             out = folder / f"Split-{number + 1:05d}-of-00002.gguf"

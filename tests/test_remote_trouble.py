@@ -6,6 +6,8 @@ Every misbehaviour of the server (tests/hub) ends in a right result or in the do
 from __future__ import annotations
 
 import random
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,14 @@ import pytest
 from mtpgraft.acquire import acquire_donor
 from mtpgraft.errors import InputError, InvalidFileError, MtpgraftError, TransientError
 from mtpgraft.head import HeadState, find_head
+from mtpgraft.modelspec import HubSpec
 from mtpgraft.open import open_model
 from mtpgraft.source import cache
 from mtpgraft.source.http import HttpSource
+from mtpgraft.source.hub import open_repo
 from mtpgraft.source.ranges import RangeSet, coalesce, pieces
-from mtpgraft.source.transport import RetryPolicy, redirected, retry_after_s
+from mtpgraft.source.retries import RetryPolicy
+from mtpgraft.source.transport import redirected, retry_after_s
 from mtpgraft.source.url import open_url
 from tests.hub.model import OTHER_TOKEN, TOKEN
 from tests.hub.reading import BIG_REPO, DONOR_REPO, FAST, MB, opened, repo_of
@@ -260,6 +265,22 @@ def test_retry_after_and_patience() -> None:
     policy = RetryPolicy()
     assert policy.delay_s(1, 3600) == policy.max_retry_after_s
     assert all(policy.delay_s(n, None) <= policy.max_delay_s for n in range(1, 20))
+
+
+def test_no_server_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer attempts than for a server that answered once: who has no network is to be told soon."""
+    waits: list[float] = []
+    monkeypatch.setattr(threading.Event, "wait", lambda self, timeout=None: waits.append(timeout))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(TransientError, match="failed 3 times: ConnectError"):
+            open_url(f"{address}/model.gguf", RetryPolicy(first_delay_s=0.01))
+        assert len(waits) == 2
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        with pytest.raises(TransientError, match="the Hub does not answer: ConnectError"):
+            open_repo(HubSpec("org/repo"), RetryPolicy(first_delay_s=0.01))
+        assert len(waits) == 4
 
 
 def test_a_url_that_cannot_do_ranges(hub: FakeHub, trained: Path) -> None:

@@ -7,10 +7,11 @@ they come, and only counts are kept.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,10 @@ from typing import TYPE_CHECKING
 from mtpgraft.audit.run import AuditOptions, audit_item, import_heavy, together
 from mtpgraft.audit.targets import expand, read_lists
 from mtpgraft.audit.values import AuditResult
-from mtpgraft.errors import ExitCode, InputError, MtpgraftError, TransientError
+from mtpgraft.errors import ExitCode, InputError, MtpgraftError
+from mtpgraft.jsontext import Json, parse_json
+from mtpgraft.source.local import is_file
+from mtpgraft.write import io_error
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -27,6 +31,9 @@ if TYPE_CHECKING:
 _FILES_AT_A_TIME = 4
 """Of one repo: the jobs are the repos'."""
 _AHEAD = 2
+LINE_START = b'{"target"'
+_MAX_LINE_NBYTES = 16 * 2**20
+"""One repo's models: a few kB each."""
 
 Encode = Callable[[AuditResult], dict[str, object]]
 OnStep = Callable[[int, int], None]
@@ -48,7 +55,7 @@ class Census:
     by_architecture: dict[str, Counter[str]] = field(default_factory=dict)
     by_publisher: dict[str, Counter[str]] = field(default_factory=dict)
 
-    def add(self, entry: dict[str, object]) -> None:
+    def add(self, entry: Mapping[str, object]) -> None:
         """Count one line of the file."""
         self.n_targets += 1
         results = entry.get("results")
@@ -71,10 +78,10 @@ def run_census(
     """Audit every target that `out` does not hold yet, and append it. encode: a result as JSON.
 
     What failed for a reason that may pass (network, rate limit) is not written: the next run tries it again.
-    Raises InputError when `out` is no census, TransientError when it cannot be written.
+    Raises InputError when `out` is no census, TransientError or RefusedError when it cannot be written.
     """
     census = Census()
-    done = _read(out, census)
+    done = _read(out, census, mend=True)
     census.n_skipped = census.n_targets
     inner = replace(options, n_jobs=min(options.n_jobs, _FILES_AT_A_TIME))
     wanted = (target for target in read_lists(targets) if _digest(target) not in done)
@@ -91,16 +98,16 @@ def run_census(
                 if on_step is not None:
                     on_step(census.n_targets + census.n_failed, 0)
     except OSError as error:
-        raise TransientError(f"cannot be written: {error.strerror}", file=out) from error
+        raise io_error(error, out, "cannot be written") from error
     return census
 
 
 def read_census(path: Path) -> Census:
     """The counts of a census file. Raises InputError when it is none."""
-    if not path.is_file():
+    if not is_file(path):
         raise InputError("no such file", file=path, hint="mtpgraft audit @repos.txt --out FILE.jsonl makes one")
     census = Census()
-    _read(path, census)
+    _read(path, census, mend=False)
     return census
 
 
@@ -138,33 +145,51 @@ def _one(target: str, options: AuditOptions) -> list[AuditResult]:
 
 
 def _append(file: BinaryIO, entry: dict[str, object]) -> None:
-    file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+    file.write(json.dumps(entry, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
     file.flush()
 
 
-def _read(path: Path, census: Census) -> set[bytes]:
-    """Count what the file holds and return the digests of its targets; a last line that was cut off is removed."""
+def _read(path: Path, census: Census, *, mend: bool) -> set[bytes]:
+    """Count what the file holds and return the digests of its targets.
+
+    mend: remove a last line that was cut off; otherwise it is passed over.
+    """
     done: set[bytes] = set()
-    if not path.exists():
+    if not os.path.lexists(path):
         return done
+    if not is_file(path):
+        raise InputError("is not a regular file", file=path, expected="a census, or no such file yet")
     end = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                entry = None
-            if not isinstance(entry, dict) or not isinstance(entry.get("target"), str):
-                raise InputError("is no census", file=path, where=f"line {number}", expected="a line of JSON")
-            census.add(entry)
-            done.add(_digest(entry["target"]))
-            end += len(line)
-    if end < path.stat().st_size:
-        os.truncate(path, end)
+    try:
+        with path.open("rb") as file:
+            for number in itertools.count(1):
+                line = file.readline(_MAX_LINE_NBYTES)
+                if not line.endswith(b"\n"):
+                    break
+                entry = _entry(line, path, number)
+                census.add(entry)
+                done.add(_digest(str(entry["target"])))
+                end += len(line)
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=path) from error
+    if line:
+        if len(line) == _MAX_LINE_NBYTES or line[: len(LINE_START)] != LINE_START[: len(line)]:
+            raise _no_census(path, number)
+        if mend:
+            os.truncate(path, end)
     return done
 
 
+def _entry(line: bytes, path: Path, number: int) -> dict[str, Json]:
+    entry = parse_json(line, path, f"line {number}")
+    if not isinstance(entry, dict) or not isinstance(entry.get("target"), str):
+        raise _no_census(path, number)
+    return entry
+
+
+def _no_census(path: Path, number: int) -> InputError:
+    return InputError("is no census", file=path, where=f"line {number}", expected="a line of JSON for each target")
+
+
 def _digest(target: str) -> bytes:
-    return hashlib.sha256(target.encode()).digest()[:16]
+    return hashlib.sha256(target.encode("utf-8", "replace")).digest()[:16]

@@ -14,13 +14,13 @@ from mtpgraft.audit import rules
 from mtpgraft.audit.build import finding
 from mtpgraft.audit.values import AuditResult, Finding, Verdict, overall
 from mtpgraft.container.checkpoint import Checkpoint, checkpoint_from_files
-from mtpgraft.container.safetensors import Json
 from mtpgraft.errors import InputError, InvalidFileError, RefusedError, TruncatedError
 from mtpgraft.hf.config import HfConfig
 from mtpgraft.hf.head import find_checkpoint_head
 from mtpgraft.hf.layout import REFUSED, layout_for
+from mtpgraft.jsontext import Json
 from mtpgraft.source.base import Source
-from mtpgraft.source.local import LocalFile
+from mtpgraft.source.local import LocalFile, folder_entries
 
 _DECLARING_KEYS = ("mtp_num_hidden_layers", "num_nextn_predict_layers")
 _HEAD_PREFIXES = ("mtp.", "model.mtp.", "model.mtp_layers.")
@@ -37,7 +37,7 @@ class _Head:
 
 def audit_folder(folder: Path, label: str) -> AuditResult:
     """The result for a checkpoint in a local folder. Raises MtpgraftError for what cannot be read."""
-    sizes = {entry.name: entry.stat().st_size for entry in folder.iterdir() if entry.is_file()}
+    sizes = {entry.name: entry.stat().st_size for entry in folder_entries(folder) if entry.is_file()}
     return audit_files(label, sizes, lambda name: LocalFile.open(folder / name))
 
 

@@ -151,7 +151,7 @@ def _read(model: GGUFModel, tensor: Tensor) -> _Seen:
             if odd.size and seen.bad_scale is None:
                 seen.bad_scale = float(odd[0])
         with np.errstate(all="ignore"):
-            values = decode_rows(raw, n_rows, tensor.shape[0], tensor.type_id, model.byte_order)
+            values = decode_rows(raw, n_rows, tensor.row, tensor.type_id, model.byte_order)
         bad = ~np.isfinite(values)
         if bad.any():
             seen.first_bad = seen.n + int(bad.argmax())
@@ -163,7 +163,7 @@ def _read(model: GGUFModel, tensor: Tensor) -> _Seen:
 
 def _chunks(model: GGUFModel, tensor: Tensor) -> Iterator[tuple[bytes, int]]:
     """The tensor's data in whole rows, with their number."""
-    row = tensor.shape[0]
+    row = tensor.row
     row_nbytes = tensor_type(tensor.type_id).nbytes((row,))
     if row_nbytes is None:
         raise InvalidFileError("its rows do not fill blocks", file=model.name, where=f"tensor {tensor.name}")
@@ -180,9 +180,7 @@ def _values(model: GGUFModel, tensor: Tensor) -> NDArray[np.float32] | None:
         return None
     import numpy as np
 
-    parts = [
-        decode_rows(raw, n, tensor.shape[0], tensor.type_id, model.byte_order) for raw, n in _chunks(model, tensor)
-    ]
+    parts = [decode_rows(raw, n, tensor.row, tensor.type_id, model.byte_order) for raw, n in _chunks(model, tensor)]
     return np.concatenate(parts).reshape(-1)
 
 

@@ -19,6 +19,7 @@ from mtpgraft.audit.values import FAILING, AuditResult, Finding, Verdict, overal
 from mtpgraft.container import GGUFModel, open_gguf
 from mtpgraft.errors import ExitCode, InvalidFileError, MtpgraftError, TruncatedError
 from mtpgraft.head import HeadState
+from mtpgraft.source.local import folder_entries, is_file
 from mtpgraft.source.splits import parse_shard_name
 
 _MAX_SIBLINGS = 64
@@ -49,14 +50,17 @@ OnResult = Callable[[AuditResult], None]
 
 
 def audit(
-    targets: Iterable[str], options: AuditOptions | None = None, on_result: OnResult | None = None
+    targets: str | Path | Iterable[str | Path],
+    options: AuditOptions | None = None,
+    on_result: OnResult | None = None,
 ) -> list[AuditResult]:
-    """The results of all models that the targets name, in order. on_result: told of each as it is done.
+    """The results of all models that the targets name, in order: one of what `mtpgraft audit` takes, or any number.
 
+    on_result: told of each as it is done, on the thread that called.
     Raises UsageError and InputError for targets that mean nothing; what cannot be read is a result with an `error`.
     """
     options = options or AuditOptions()
-    items = list(expand(targets))
+    items = list(expand([targets] if isinstance(targets, (str, Path)) else targets))
     tell = on_result or (lambda result: None)
     found: list[Audited] = []
     for many in _mapped(items, options):
@@ -171,7 +175,7 @@ def _audit_gguf(item: Item, options: AuditOptions) -> Audited:
                 judged = header_or_deep(model, item.label, siblings, options.deep, upstream)
             return Audited(judged.result(), profile_of(judged), item.path.parent)
     except MtpgraftError as error:
-        size = item.path.stat().st_size if item.path.is_file() else None
+        size = item.path.stat().st_size if is_file(item.path) else None
         return Audited(failed(item.label, error, size))
 
 
@@ -179,7 +183,7 @@ def siblings_of(path: Path) -> list[Path]:
     """The other GGUF files in the same folder, of each split set one shard."""
     own = parse_shard_name(path.name)
     found = []
-    for other in gguf_in(path.parent, (entry.name for entry in path.parent.iterdir() if entry.is_file())):
+    for other in gguf_in(path.parent, (entry.name for entry in folder_entries(path.parent) if entry.is_file())):
         shard = parse_shard_name(other.name)
         same_set = own is not None and shard is not None and (shard.prefix, shard.count) == (own.prefix, own.count)
         if other.name != path.name and not same_set:
@@ -192,7 +196,8 @@ def _incomplete_set(path: Path, label: str) -> Finding | None:
     if shard is None:
         return None
     names = [shard.sibling(number) for number in range(1, shard.count + 1)]
-    missing = [name for name in names if not path.with_name(name).exists()]
+    there = {entry.name for entry in folder_entries(path.parent)}
+    missing = [name for name in names if name not in there]
     if not missing:
         return None
     observed = f"{shard.count - len(missing)} shards"

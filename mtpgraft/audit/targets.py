@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -10,10 +12,12 @@ from pathlib import Path
 
 from mtpgraft.errors import InputError, UsageError
 from mtpgraft.modelspec import HubSpec, LocalSpec, UrlSpec, parse_spec
+from mtpgraft.source.local import is_folder, read_text
 from mtpgraft.source.splits import parse_shard_name
 
 _SKIPPED_FOLDERS = frozenset({".git", "__pycache__"})
-_MAX_LIST_NBYTES = 64 * 2**20
+_MAX_LIST_NBYTES = 16 * 2**20
+_MAX_TARGET = 8192  # PATH_MAX is 4096, and URLs are no longer
 
 
 class Kind(Enum):
@@ -39,42 +43,60 @@ class Item:
     note: str = ""
 
 
-def expand(targets: Iterable[str]) -> Iterator[Item]:
-    """The models that the targets name, folders walked and lists read, in order, each once.
+def expand(targets: Iterable[str | Path]) -> Iterator[Item]:
+    """The models that the targets name, folders walked and lists read, in order, each once. A Path is always local.
 
     Raises UsageError for text that means nothing and InputError for a list that cannot be read.
     """
     seen: set[str] = set()
-    for text in read_lists(targets):
-        spec = parse_spec(text)
+    for target in _listed(targets):
+        spec, text = parse_spec(target), str(target)
         found = _local(text, spec.path) if isinstance(spec, LocalSpec) else [Item(Kind.REMOTE, text, spec=spec)]
         for item in found:
-            identity = str(item.path.resolve()) if item.path is not None else item.label
+            identity = os.path.realpath(item.path) if item.path is not None else item.label
             if identity not in seen:
                 seen.add(identity)
                 yield item
 
 
 def read_lists(targets: Iterable[str]) -> Iterator[str]:
-    """The targets, with `@file` replaced by its lines: one target a line, blank lines and `#` comments left out."""
+    """The targets, with `@file` replaced by its lines: one target a line, blank lines and `#` comments left out.
+
+    `@-` is what comes on standard input.
+    """
     for target in targets:
         if not target.startswith("@"):
             yield target
             continue
         path = Path(target[1:])
-        try:
-            if path.stat().st_size > _MAX_LIST_NBYTES:
-                raise InputError("is too large to be a list", file=path)
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-            raise InputError(f"the list cannot be read: {reason}", file=path) from None
-        for line in text.splitlines():
+        for number, line in enumerate(io.StringIO(_list_text(path)), 1):
+            if len(line) > _MAX_TARGET:
+                raise InputError("is too long for a target", file=path, where=f"line {number}", found=line[:80])
             entry = line.split("#", 1)[0].strip()
             if entry.startswith("@"):
                 raise UsageError("a list names another list", file=path, found=entry)
             if entry:
                 yield entry
+
+
+def _list_text(path: Path) -> str:
+    if str(path) != "-":
+        return read_text(path, _MAX_LIST_NBYTES, "a list of targets")
+    try:
+        text = sys.stdin.read(_MAX_LIST_NBYTES + 1)
+    except UnicodeDecodeError:
+        raise InputError("is not text", file="standard input", expected="a list of targets") from None
+    if len(text) > _MAX_LIST_NBYTES:
+        raise InputError("is too large for a list of targets", file="standard input")
+    return text
+
+
+def _listed(targets: Iterable[str | Path]) -> Iterator[str | Path]:
+    for target in targets:
+        if isinstance(target, Path):
+            yield target
+        else:
+            yield from read_lists([target])
 
 
 def gguf_in(folder: Path, names: Iterable[str]) -> list[Path]:
@@ -94,9 +116,9 @@ def gguf_in(folder: Path, names: Iterable[str]) -> list[Path]:
 
 
 def _local(text: str, path: Path) -> list[Item]:
-    if not path.exists():
+    if not is_folder(path) and not os.path.lexists(path):
         return [Item(Kind.NOTHING, text, note="no such file or folder")]
-    if path.is_dir():
+    if is_folder(path):
         items = list(_walk(path))
         return items or [Item(Kind.NOTHING, text, note="holds no GGUF file and no safetensors checkpoint")]
     if path.suffix in (".safetensors", ".json"):

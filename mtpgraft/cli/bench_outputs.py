@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ class BenchOutputs:
         check_targets(paths, force=self.documents.force)
         self.documents.check(as_json=as_json)
         for path in paths:
-            if any(path.resolve() == one.resolve() for one in inputs):
+            if any(os.path.realpath(path) == os.path.realpath(one) for one in inputs):
                 raise RefusedError("would overwrite an input", file=path, hint="choose another name")
 
     def write(self, result: BenchResult) -> tuple[list[Path], MtpgraftError | None]:

@@ -66,13 +66,15 @@ class Documents:
 
 def check_targets(paths: Sequence[Path], *, force: bool) -> None:
     """Raise unless each path can be written: different ones, a folder there, the name free (or `force`)."""
-    if len({path.resolve() for path in paths}) < len(paths):
+    if len({os.path.realpath(path) for path in paths}) < len(paths):
         raise UsageError("the same file is to be written twice", found=", ".join(map(str, paths)))
     for path in paths:
         if not path.parent.is_dir():
             raise InputError("no such folder to write into", file=path.parent, hint=f"mkdir -p {path.parent}")
         if path.is_dir():
             raise InputError("is a folder", file=path, expected="the name of a file to write")
+        if path.exists() and not path.is_file():
+            raise RefusedError("is not a regular file: it would be replaced by one", file=path)
         if not os.access(path.parent, os.W_OK):
             raise RefusedError("cannot be written into", file=path.parent, hint="choose another folder")
         if path.exists() and not force:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mtpgraft.vram.devices import Device
     from mtpgraft.vram.plan import MemoryPlan
 
+_LEAST_MEMORY_NBYTES = 2**20
+
 
 def plan(
     model: Model,
@@ -78,19 +80,15 @@ def plan(
         raise UsageError("--workload is not known", expected=", ".join(a.workload for a in ADVICE), found=workload)
     if as_json and "-" in (systemd, compose):
         raise UsageError("--json prints one document", expected="a path for --systemd and --compose")
-    request = PlanRequest(
-        _devices(vram, rpc or []),
-        advice,
-        ctx,
-        kv.lower(),
-        n_max,
-        parallel,
-        reserve_nbytes=parse_size(reserve, may_be_zero=True),
-    )
+    reserve_nbytes = parse_size(reserve, least_nbytes=0)
+    asks_the_driver = vram == "auto" or not (vram or rpc)  # after the model was opened: its errors come first
+    devices = () if asks_the_driver else _devices(vram, rpc or [])
     from mtpgraft.open import open_model
 
     with open_model(model) as opened:
         _require_trunk(opened)
+        devices = devices or _devices(vram, rpc or [])
+        request = PlanRequest(devices, advice, ctx, kv.lower(), n_max, parallel, reserve_nbytes=reserve_nbytes)
         sidecar = _sidecar(draft) if draft is not None else None
         try:
             planned = make_plan(opened, request, sidecar)
@@ -149,11 +147,12 @@ def _devices(vram: str | None, rpc: list[str]) -> tuple[Device, ...]:
         host, _, port = address.rpartition(":")
         if not (host and port.isdigit() and size):
             raise UsageError("--rpc takes addresses with their memory", expected="host:50052=24G", found=text)
-        remote.append((address, parse_size(size)))
+        remote.append((address, parse_size(size, least_nbytes=_LEAST_MEMORY_NBYTES)))
     if vram is None:
         local = [] if remote else _gpus()
     else:
-        local = _gpus() if vram == "auto" else [parse_size(part) for part in vram.split(",")]
+        given = [] if vram == "auto" else vram.split(",")
+        local = [parse_size(part, least_nbytes=_LEAST_MEMORY_NBYTES) for part in given] or _gpus()
     return devices_from(local, remote)
 
 

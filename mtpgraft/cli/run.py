@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from mtpgraft.surgery import Outcome, RunOptions
 
 
-DEFAULT_MAX_HEADER = "128M"
+DEFAULT_MAX_HEADER = "64M"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +62,31 @@ def say_fetched(output: Output) -> None:
         output.note(f"fetched {nbytes(fetched.n_bytes)} of {nbytes(fetched.of_nbytes)}")
 
 
-def parse_size(text: str, *, may_be_zero: bool = False) -> int:
-    """Bytes from `1000000`, `128M` or `1.5G` (1024-based, as other tools take sizes of memory)."""
-    factors = {"K": 2**10, "M": 2**20, "G": 2**30}
-    digits, factor = (text[:-1], factors[text[-1].upper()]) if text[-1:].upper() in factors else (text, 1)
+def parse_size(text: str, *, least_nbytes: int = 1) -> int:
+    """Bytes from `1000000`, `128M`, `1.5G` or `24GiB` (1024-based, as other tools take sizes of memory).
+
+    Raises UsageError for what is no size, and below `least_nbytes`: a unit was forgotten.
+    """
+    factors = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+    match = re.fullmatch(r"([0-9.]+)([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     try:
-        n_bytes = int(float(digits) * factor)
+        n_bytes = int(float(match[1]) * factors[match[2].upper()]) if match else -1
     except (ValueError, OverflowError):
         n_bytes = -1
-    if n_bytes < 0 or (n_bytes == 0 and not may_be_zero):
-        raise UsageError("not a size", expected="bytes, or 256M", found=text)
+    if match is None or n_bytes < min(least_nbytes, 1):
+        raise UsageError("not a size", expected="bytes, or 256M or 24G", found=text)
+    if n_bytes < least_nbytes:
+        hint = None if match[2] else f"with its unit: {match[1]}G"
+        raise UsageError("too small a size", expected=f"{least_nbytes} bytes or more", found=text, hint=hint)
     return n_bytes
 
 
 def target(out: Path | None, in_place: bool, model: str) -> Path:
     """The file to write: `-o`, or the model itself with --in-place."""
     if in_place == (out is not None):
-        raise UsageError("give either -o OUT.gguf or --in-place", hint="mtpgraft COMMAND --help")
+        raise UsageError(
+            "give either -o OUT.gguf or --in-place",
+            found="both" if in_place else "neither",
+            hint="-o writes a new file; --in-place puts the result where the model was",
+        )
     return out if out is not None else Path(model)

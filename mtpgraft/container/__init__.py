@@ -54,36 +54,62 @@ def gguf_from_sources(sources: list[Source], max_header_nbytes: int = MAX_HEADER
 
 
 def _check_split_keys(model: GGUFModel) -> None:
-    seen: dict[str, int] = {}
+    """What llama.cpp's loader checks of a split set (llama_model_loader, src/llama-model-loader.cpp @ b11434): it reads
+    the count of the first shard alone, and no shard's number where that count is 0 or 1."""
+    count = _split_key(model.shards[0], "split.count", ValueType.UINT16, required=model.is_split)
+    if count != len(model.shards) and (model.is_split or (count or 0) > 1):  # gguf-split --merge leaves 0
+        raise _not_of_this_set(model, model.shards[0], "split.count", len(model.shards), count)
+    seen: set[str] = set()
     for number, shard in enumerate(model.shards):
         if shard.byte_order != model.byte_order:
             raise InvalidFileError("differs in byte order from the first shard", file=shard.source.name)
-        for key_name, expected in (("split.count", len(model.shards)), ("split.no", number)):
-            key = shard.key_by_name.get(key_name)
-            if key is not None and not key.is_array and key.scalar() != expected:
-                if key_name == "split.count" and not model.is_split and key.scalar() == 0:
-                    continue  # gguf-split --merge leaves split.count = 0
-                renamed = not model.is_split and parse_shard_name(shard.source.name.rsplit("/", 1)[-1]) is None
-                raise InvalidFileError(
-                    "is a shard of a split set under another name" if renamed else "does not belong to this split set",
-                    file=shard.source.name,
-                    where=f"key {key_name}",
-                    expected=expected,
-                    found=key.scalar(),
-                    hint="give the shards the names that gguf-split gave them",
-                )
+        if model.is_split:
+            found = _split_key(shard, "split.no", ValueType.UINT16, required=True)
+            if found != number:
+                raise _not_of_this_set(model, shard, "split.no", number, found)
         for tensor in shard.tensors:
             if tensor.name in seen:
                 raise InvalidFileError(
                     "a tensor is in two shards", file=shard.source.name, where=f"tensor {tensor.name}"
                 )
-            seen[tensor.name] = number
-    total = model.key("split.tensors.count")
-    if model.is_split and total is not None and total.scalar() != len(seen):
+            seen.add(tensor.name)
+    if not model.is_split:
+        return
+    total = _split_key(model.shards[0], "split.tensors.count", ValueType.INT32, required=True)
+    if total != len(seen):
         raise InvalidFileError(
             "the shards do not hold all tensors",
             file=model.name,
             where="key split.tensors.count",
-            expected=total.scalar(),
+            expected=total,
             found=len(seen),
         )
+
+
+def _split_key(shard: Shard, name: str, value_type: ValueType, *, required: bool) -> int | None:
+    key = shard.key_by_name.get(name)
+    if key is None and not required:
+        return None
+    if key is None or key.type is not value_type:
+        raise InvalidFileError(
+            "lacks what a shard of a split set has" if key is None else "has the wrong type",
+            file=shard.source.name,
+            where=f"key {name}",
+            expected=value_type.name.lower(),
+            found="nothing" if key is None else key.type.name.lower(),
+        )
+    return int(key.scalar())
+
+
+def _not_of_this_set(
+    model: GGUFModel, shard: Shard, key_name: str, expected: int, found: int | None
+) -> InvalidFileError:
+    renamed = not model.is_split and parse_shard_name(shard.source.name.rsplit("/", 1)[-1]) is None
+    return InvalidFileError(
+        "is a shard of a split set under another name" if renamed else "does not belong to this split set",
+        file=shard.source.name,
+        where=f"key {key_name}",
+        expected=expected,
+        found=found,
+        hint="give the shards the names that gguf-split gave them",
+    )

@@ -9,10 +9,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mtpgraft.container.safetensors import Json, StoredTensor, parse_json, read_safetensors, shard_of_tensor
+from mtpgraft.container.safetensors import StoredTensor, read_safetensors, shard_of_tensor
 from mtpgraft.errors import InputError, InvalidFileError
+from mtpgraft.jsontext import Json, parse_json
 from mtpgraft.source.base import Source, read_exactly
-from mtpgraft.source.local import LocalFile
+from mtpgraft.source.local import LocalFile, folder_entries, is_file, is_folder
 
 CONFIG_NAME = "config.json"
 INDEX_NAME = "model.safetensors.index.json"
@@ -20,7 +21,9 @@ SINGLE_NAME = "model.safetensors"
 
 # Largest seen: config.json of a quantized multimodal model 1 MB, index of a model of 96,000 tensors 9 MB.
 _MAX_CONFIG_NBYTES = 16 * 2**20
-_MAX_INDEX_NBYTES = 64 * 2**20
+_MAX_INDEX_NBYTES = 32 * 2**20
+_MAX_DECODED_NBYTES = 48 * 2**20
+"""Some 200,000 tensors: with the tables made of an index that is 150 MB."""
 
 OpenFile = Callable[[str], Source]
 """Opens one of the checkpoint's files by its name."""
@@ -99,11 +102,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     TruncatedError for a bad header.
     """
     folder = Path(path)
-    if folder.is_file():
+    if is_file(folder):
         folder = folder.parent
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise InputError("no such folder", file=path, hint="check the path")
-    names = {entry.name for entry in folder.iterdir() if entry.is_file()}
+    names = {entry.name for entry in folder_entries(folder) if entry.is_file()}
     return checkpoint_from_files(str(folder), names, lambda name: LocalFile.open(folder / name))
 
 
@@ -164,6 +167,7 @@ def _read_json(name: str, file_name: str, open_file: OpenFile, max_nbytes: int) 
     try:
         if source.size > max_nbytes:
             raise InvalidFileError("is too large", file=source.name, expected=max_nbytes, found=source.size)
-        return parse_json(read_exactly(source, 0, source.size, "the file"), f"{name}/{file_name}", "it")
+        raw = read_exactly(source, 0, source.size, "the file")
+        return parse_json(raw, f"{name}/{file_name}", max_decoded_nbytes=_MAX_DECODED_NBYTES)
     finally:
         source.close()

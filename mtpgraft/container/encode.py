@@ -43,7 +43,7 @@ def array_from_bytes(name: str, item_type: ValueType, n_items: int, raw: bytes, 
 
 def renamed(key: Key, name: str) -> Key:
     """The same value under another name."""
-    old_name_nbytes = 8 + len(key.name.encode("utf-8"))
+    old_name_nbytes = 8 + struct.unpack_from(f"{key.byte_order}Q", key.record)[0]  # key.name may be a reading of it
     record = _text(name, key.byte_order) + bytes(key.record[old_name_nbytes:])
     shift = len(record) - len(key.record)
     return Key(

@@ -15,19 +15,24 @@ from mtpgraft.container.values import DEFAULT_ALIGNMENT, Key, Shard, item_nbytes
 from mtpgraft.errors import InvalidFileError, TruncatedError
 from mtpgraft.source.base import Source
 
-MAX_HEADER_NBYTES = 128 * 2**20
-"""Largest header read. The largest seen is Gemma 4's, 15.8 MB."""
+MAX_HEADER_NBYTES = 64 * 2**20
+"""Largest header read. The largest seen is Gemma 4's, 15.8 MB; a donor's is in memory twice while its head is taken."""
 _FIRST_READ_NBYTES = 512 * 1024
 _GROWTH_NBYTES = 512 * 1024
 """First window, and most that it grows by on speculation. Real headers are 6 to 16 MB, nearly all of it token lists,
 whose end `skip_strings` estimates: a 10 MB header takes a handful of reads, and little is read that is not header."""
+_PIECE_NBYTES = 8 * 2**20
 _ESTIMATE_AFTER = 1000
 """Strings seen before their average length is trusted. Tokens and merges grow longer along the list, so the estimate is
 short rather than long."""
 _MAX_DIMS = 4  # GGML_MAX_DIMS
 _MAX_TENSOR_NAME = 63  # GGML_MAX_NAME is 64 with the final NUL
-_MAX_KEY_NAME = 65535  # "up to 2^16-1 bytes" in docs/gguf.md
+_MAX_KEY_NAME = 2**20
+"""docs/gguf.md allows 2^16 - 1 bytes, llama.cpp 2^30. A name is decoded several times."""
 _INT64_MAX = 2**63 - 1
+_MAX_KEYS = _MAX_TENSORS = 2**16
+"""Far above what models have (under 100 keys, up to 20,000 tensors). Each takes half a kB and some microseconds here: a
+file of nothing but small entries would cost gigabytes and minutes."""
 _SMALLEST_KEY_NBYTES = 8 + 1 + 4 + 1
 _SMALLEST_TENSOR_NBYTES = 8 + 4 + 4 + 8
 
@@ -77,7 +82,11 @@ class _Reader:
             )
         grown = len(self.buffer) + min(len(self.buffer), _GROWTH_NBYTES)
         want = min(max(end, likely_end, grown, _FIRST_READ_NBYTES), self.source.size, self.max_nbytes)
-        self.buffer += self.source.read_at(len(self.buffer), want - len(self.buffer))
+        while len(self.buffer) < want:  # in pieces: a header near the cap is in memory once
+            piece = self.source.read_at(len(self.buffer), min(want - len(self.buffer), _PIECE_NBYTES))
+            if not piece:
+                break
+            self.buffer += piece
         if len(self.buffer) < end:
             raise TruncatedError(f"the file ends inside {what}", file=self.source.name, where=f"offset {self.position}")
 
@@ -94,13 +103,16 @@ class _Reader:
         return int(value)
 
     def take_name(self, limit: int, what: str, *, must_be_text: bool = True) -> str:
-        """A length-prefixed name of 1 to `limit` bytes. What is not UTF-8 is refused, or written as `\\xff`."""
+        """A length-prefixed name of 1 to `limit` bytes. What is not UTF-8 is refused, or written as `\\xff`.
+
+        It ends at a NUL: llama.cpp compares names as C strings (gguf_find_key, ggml_set_name).
+        """
         start = self.position
         length = self.take_u64(what)
         if not 1 <= length <= limit:
             raise self.invalid("a name's length is out of range", start, f"1 to {limit} bytes", length)
         self.need(self.position + length, what)
-        raw = self.buffer[self.position : self.position + length]
+        raw = self.buffer[self.position : self.position + length].partition(b"\0")[0]
         self.position += length
         if not must_be_text:
             return raw.decode("utf-8", "backslashreplace")
@@ -150,12 +162,12 @@ def read_shard(source: Source, shard_index: int = 0, max_header_nbytes: int = MA
         raise _duplicate(source, "tensor", [entry.name for entry in entries])
     header_nbytes = reader.position
     layout = lay_out(entries, header_nbytes, alignment, source, shard_index)
-    view = memoryview(bytes(reader.buffer[:header_nbytes]))
+    view = memoryview(reader.buffer).toreadonly()[:header_nbytes]
     return Shard(
         source=source,
         version=version,
         byte_order=reader.byte_order,
-        keys=tuple(key.bind(view) for key in keys),
+        keys=tuple(key.bind(view, source.name) for key in keys),
         tensors=layout.tensors,
         alignment=alignment,
         header_nbytes=header_nbytes,
@@ -185,6 +197,9 @@ def _read_preamble(reader: _Reader) -> tuple[int, int, int]:
         raise error
     n_tensors = reader.take_u64("the tensor count")
     n_keys = reader.take_u64("the key count")
+    for what, n, most, offset in (("tensors", n_tensors, _MAX_TENSORS, 8), ("keys", n_keys, _MAX_KEYS, 16)):
+        if n > most:
+            raise reader.invalid(f"more {what} than mtpgraft reads", offset, f"at most {most}", n)
     if n_tensors * _SMALLEST_TENSOR_NBYTES > reader.remaining:
         raise reader.invalid("more tensors than the file can hold", 8, f"{reader.source.size}-byte file", n_tensors)
     if n_keys * _SMALLEST_KEY_NBYTES > reader.remaining:
@@ -211,10 +226,10 @@ class _KeySpan:
         self.name, self.type, self.item_type, self.n_items = name, type_, item_type, n_items
         self.start, self.value_at, self.end, self.byte_order = start, value_at, end, byte_order
 
-    def bind(self, view: memoryview) -> Key:
+    def bind(self, view: memoryview, file: str) -> Key:
         record = view[self.start : self.end]
         value_start = self.value_at - self.start
-        return Key(self.name, self.type, self.item_type, self.n_items, record, value_start, self.byte_order)
+        return Key(self.name, self.type, self.item_type, self.n_items, record, value_start, self.byte_order, file)
 
 
 def _read_keys(reader: _Reader, n_keys: int) -> list[_KeySpan]:

@@ -7,12 +7,12 @@ and its `Metadata::validate` and `SafeTensors::read_metadata` (huggingface/safet
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mtpgraft.errors import InvalidFileError, RefusedError, TruncatedError
+from mtpgraft.jsontext import Json, parse_json
 from mtpgraft.source.base import Source, read_exactly
 
 MAX_HEADER_NBYTES = 25_000_000
@@ -32,9 +32,6 @@ DTYPE_BITS: dict[str, int] = {
     "F6_E3M2": 6,
 }
 """Bits per element. A dtype that is not listed is taken at its stated length: it can be named, not converted."""
-
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-"""A decoded JSON value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +71,6 @@ def read_safetensors(source: Source, max_header_nbytes: int = MAX_HEADER_NBYTES)
     }
     _check_cover(source, tensors, data_start)
     return tensors
-
-
-def parse_json(raw: bytes, file: str, what: str) -> Json:
-    """JSON text as a value: UTF-8, no duplicate keys, no NaN or infinity. Raises InvalidFileError."""
-    try:
-        value: Json = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except UnicodeDecodeError:
-        raise InvalidFileError(f"{what} is not UTF-8 text", file=file) from None
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise InvalidFileError(f"{what} is not valid JSON: {reason}", file=file) from None
-    return value
 
 
 def shard_of_tensor(index: Json, file: str) -> dict[str, str]:
@@ -206,16 +191,3 @@ def _product(dims: Sequence[int]) -> int:
     for dim in dims:
         n *= dim
     return n
-
-
-def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    found: dict[str, Json] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"{name[:80]!r} is there twice")
-        found[name] = value
-    return found
-
-
-def _no_constant(text: str) -> Json:
-    raise ValueError(f"{text} is not a JSON number")

@@ -75,7 +75,7 @@ class TensorType:
         n_elements = 1
         for dim in shape:
             n_elements *= dim
-        if shape and shape[0] % self.block:
+        if (shape[0] if shape else 1) % self.block:
             return None
         return n_elements // self.block * self.block_nbytes
 

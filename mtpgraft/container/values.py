@@ -17,6 +17,12 @@ Scalar = bool | int | float | str
 DEFAULT_ALIGNMENT = 32
 """GGUF_DEFAULT_ALIGNMENT, ggml/include/gguf.h @ b11434."""
 
+MAX_TEXT_NBYTES = 2**16
+"""Longest text that is shown or passed on: names, licences, addresses."""
+_MAX_ARCHITECTURE = 256
+MAX_DECODED_ITEMS = 2**20
+"""Longest array that is made into Python objects: four times the largest vocabulary."""
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -26,6 +32,7 @@ class Key:
     record: length-prefixed name, type and value, in the file's byte order.
     value_start: where the value begins in `record` (for an array: its first element).
     byte_order: "<" or ">".
+    file: what it was read from, for errors; "" for a key that was made.
     """
 
     name: str
@@ -35,6 +42,7 @@ class Key:
     record: memoryview = field(repr=False)
     value_start: int = field(repr=False)
     byte_order: str = field(repr=False)
+    file: str = field(default="", repr=False, compare=False)
 
     @property
     def is_array(self) -> bool:
@@ -43,14 +51,22 @@ class Key:
     def scalar(self) -> Scalar:
         """The value of a scalar key. Raises InvalidFileError for an array or for text that is not UTF-8."""
         if self.is_array:
-            raise InvalidFileError("is an array", where=f"key {self.name}", expected="a single value")
+            raise self._invalid("is an array", "a single value", f"{self.n_items} items")
         return next(self._decode(self.type, 1))
 
     def items(self) -> list[Scalar]:
-        """All elements of an array key (decoding a tokenizer's list makes one object per token)."""
+        """All elements of an array key (decoding a tokenizer's list makes one object per token).
+
+        Raises InvalidFileError for more than MAX_DECODED_ITEMS.
+        """
         if self.item_type is None:
             return [self.scalar()]
+        if self.n_items > MAX_DECODED_ITEMS:
+            raise self._invalid("is too long an array", f"at most {MAX_DECODED_ITEMS} items", f"{self.n_items} items")
         return list(self._decode(self.item_type, self.n_items))
+
+    def _invalid(self, what: str, expected: str, found: str) -> InvalidFileError:
+        return InvalidFileError(what, file=self.file or None, where=f"key {self.name}", expected=expected, found=found)
 
     def value_bytes(self) -> memoryview:
         """The encoded value: of an array its elements, of a string its length and text."""
@@ -93,6 +109,11 @@ class Tensor:
     @property
     def type(self) -> TensorType:
         return tensor_type(self.type_id)
+
+    @property
+    def row(self) -> int:
+        """Elements of a row; a scalar is a row of one."""
+        return self.shape[0] if self.shape else 1
 
     @property
     def n_elements(self) -> int:
@@ -177,7 +198,8 @@ class GGUFModel:
     def architecture(self) -> str:
         """`general.architecture`. Raises InvalidFileError when the key is missing or not text."""
         key = self.key("general.architecture")
-        if key is None or key.type is not ValueType.STRING:
+        text = self.text("general.architecture")
+        if key is None or text is None:
             raise InvalidFileError(
                 "has no architecture",
                 file=self.name,
@@ -186,27 +208,44 @@ class GGUFModel:
                 found="nothing" if key is None else key.type.name.lower(),
                 hint="is this a model? adapters, vocabularies and imatrix files have no head",
             )
-        return str(key.scalar())
+        name = text.partition("\0")[0]  # as llama.cpp reads strings: gguf_get_val_str gives a C string
+        if len(name) > _MAX_ARCHITECTURE:
+            raise InvalidFileError(
+                "names no architecture",
+                file=self.name,
+                where="key general.architecture",
+                expected=f"at most {_MAX_ARCHITECTURE} letters",
+                found=name[:80],
+            )
+        return name
 
     def hparam(self, name: str) -> Key | None:
         """The key `<architecture>.<name>`."""
         return self.key(f"{self.architecture}.{name}")
 
     def text(self, name: str) -> str | None:
-        """The value of a string key, or None."""
+        """The value of a string key, or None. Of text longer than MAX_TEXT_NBYTES only its beginning."""
         key = self.key(name)
-        return str(key.scalar()) if key is not None and key.type is ValueType.STRING else None
+        if key is None or key.type is not ValueType.STRING:
+            return None
+        return bytes(key.value_bytes()[8 : 8 + MAX_TEXT_NBYTES]).decode("utf-8", "replace")
 
     def count(self, name: str) -> int | None:
         """The value of `<architecture>.<name>` as a count; None when absent.
 
-        Raises InvalidFileError when it is not a whole number from 0 to 2^31.
+        Raises InvalidFileError when it is anything but a uint32 below 2^31: llama.cpp refuses other types
+        (GKV::get_kv, src/llama-model-loader.cpp @ b11434), and reads counts as signed numbers later on.
         """
         key = self.hparam(name)
         if key is None:
             return None
-        value = key.items()[0] if key.is_array and key.n_items else (None if key.is_array else key.scalar())
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+        if key.type is not ValueType.UINT32:
+            found = key.type.name.lower()
+            raise InvalidFileError(
+                "has the wrong type", file=self.name, where=f"key {key.name}", expected="uint32", found=found
+            )
+        value = key.scalar()
+        if not isinstance(value, int) or not value < 2**31:
             raise InvalidFileError(
                 "is not a usable count",
                 file=self.name,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mtpgraft.container.safetensors import Json
 from mtpgraft.errors import InvalidFileError
+from mtpgraft.jsontext import Json
 
 _MAX_COUNT = 2**31
+_MAX_BLOCKS = 512  # LLAMA_MAX_LAYERS, src/llama-hparams.h @ b11434
 
 # Where composite models keep the text model's config: ModelBase.load_hparams, conversion/base.py:1292-1306 @ b11434.
 _TEXT_CONFIGS = ("text_config", "llm_config", "lm_config", "language_config")
@@ -63,6 +64,16 @@ class HfConfig:
             raise InvalidFileError("is not a number", file=self.file, where=f"key {name}", found=str(value)[:80])
         return float(value)
 
+    def rotary_share(self, default: float) -> float:
+        """The rotated share of a head's dimensions. Raises InvalidFileError when it is none."""
+        share = self.table("rope_parameters", "rope_scaling").get("partial_rotary_factor")
+        if share is None:
+            share = self.number("partial_rotary_factor", default)
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            where = "key partial_rotary_factor"
+            raise InvalidFileError("is no share", file=self.file, where=where, expected="0 to 1", found=str(share)[:80])
+        return share
+
     def texts(self, name: str) -> list[str] | None:
         """A list of strings, or None when the key is missing or something else."""
         value = self.values.get(name)
@@ -75,11 +86,18 @@ class HfConfig:
 
     @property
     def n_trunk(self) -> int:
-        """Number of trunk blocks (TextModel.__init__, conversion/base.py:1358 @ b11434); Nemotron-H lists them."""
+        """Number of trunk blocks (TextModel.__init__, conversion/base.py:1358 @ b11434); Nemotron-H lists them.
+
+        Raises InvalidFileError when it is missing, or more than llama.cpp has room for.
+        """
         blocks = self.values.get("layers_block_type")
-        if isinstance(blocks, list) and blocks:
-            return len(blocks)
-        return self.count("n_layers", "num_hidden_layers", "n_layer", "num_layers")
+        names = ("n_layers", "num_hidden_layers", "n_layer", "num_layers")
+        n = len(blocks) if isinstance(blocks, list) and blocks else self.count(*names)
+        if n > _MAX_BLOCKS:
+            raise InvalidFileError(
+                "has an impossible number of layers", file=self.file, expected=f"at most {_MAX_BLOCKS}", found=n
+            )
+        return n
 
     @property
     def declared(self) -> int | None:

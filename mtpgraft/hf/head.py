@@ -16,12 +16,16 @@ from mtpgraft.recipe import Plus, Rows, Stacked
 
 ALL_BLOCKS = "*"
 
-_IN_BLOCK = re.compile(r"^(?:(?:model\.)?mtp\.layers|model\.mtp_layers)\.(\d{1,6})\.(.+)$")
-_BESIDE_BLOCKS = re.compile(r"^(?:model\.)?mtp\.(.+)$")
-_IN_LAYERS = re.compile(r"^model\.layers\.(\d{1,6})\.(.+)$")
-_EXPERT = re.compile(r"^(.*\.?experts)\.(\d{1,6})\.([^.]+)\.weight$")
+_IN_BLOCK = re.compile(r"^(?:(?:model\.)?mtp\.layers|model\.mtp_layers)\.([0-9]{1,6})\.(.+)$", re.DOTALL)
+_BESIDE_BLOCKS = re.compile(r"^(?:model\.)?mtp\.(.+)$", re.DOTALL)
+_IN_LAYERS = re.compile(r"^model\.layers\.([0-9]{1,6})\.(.+)$", re.DOTALL)
+_EXPERT = re.compile(r"^(.*\.?experts)\.([0-9]{1,6})\.([^.]+)\.weight$")
 # prepare_tensors skips these, conversion/base.py:1059 @ b11434.
 _SKIPPED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
+
+
+_MAX_DIM = 2**20
+"""Largest vocabularies are a quarter of it. Recipes list rows one by one, and a sparse file may be of any size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,11 @@ def _check_count(checkpoint: Checkpoint, config: HfConfig, blocks: dict[int, dic
 
 def _part(checkpoint: Checkpoint, config: HfConfig, layout: HfLayout, name: str, local: str) -> Part:
     stored = checkpoint.tensor(name)
+    if max(stored.shape, default=0) > _MAX_DIM:
+        raise InvalidFileError(
+            "has a dimension that no head has", file=config.file, where=f"tensor {name}",
+            expected=f"at most {_MAX_DIM}", found=list(stored.shape),
+        )  # fmt: skip
     return Part(local, stored.shape, rows_of(checkpoint, config, stored, layout.reader), (name,), stored.dtype)
 
 
@@ -175,14 +184,14 @@ def _stacked(parts: list[Part], config: HfConfig) -> list[Part]:
     for name, by_number in experts.items():
         first = by_number[min(by_number)]
         expected = n_experts or len(by_number)
-        missing = [number for number in range(expected) if number not in by_number]
-        if missing or len(by_number) != expected:
+        missing = next((number for number in range(expected) if number not in by_number), None)
+        if missing is not None or len(by_number) != expected:
             raise InvalidFileError(
                 "the experts of its head are not all there",
                 file=config.file,
                 where=first.origins[0],
                 expected=f"{expected} experts",
-                found=f"{len(by_number)}" + (f", without number {missing[0]}" if missing else ""),
+                found=f"{len(by_number)}" + (f", without number {missing}" if missing is not None else ""),
             )
         ordered = [by_number[number] for number in range(expected)]
         odd = next((p for p in ordered if p.shape != first.shape or p.dtype != first.dtype), None)

@@ -7,10 +7,12 @@ defaults are not guessed.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 from mtpgraft.container import Key, Scalar, ValueType
 from mtpgraft.container.encode import make_array, make_key
+from mtpgraft.errors import InvalidFileError
 from mtpgraft.hf.config import HfConfig
 
 Value = int | list[int] | list[bool] | list[float] | None
@@ -27,7 +29,8 @@ def head_keys(arch: str, config: HfConfig, n_trunk: int, n_blocks: int, byte_ord
     values: Values = {"block_count": n_trunk + n_blocks, "nextn_predict_layers": n_blocks}
     values |= _common(config)
     values |= _OWN.get(arch, _moe)(config, n_trunk, n_blocks)
-    return tuple(_key(f"{arch}.{name}", value, byte_order) for name, value in values.items() if value not in (None, []))
+    given = ((f"{arch}.{name}", value) for name, value in values.items() if value not in (None, []))
+    return tuple(_key(name, value, byte_order, config.file) for name, value in given)
 
 
 def vocabulary_size(config: HfConfig) -> int | None:
@@ -35,13 +38,18 @@ def vocabulary_size(config: HfConfig) -> int | None:
     return config.count_or_none("vocab_size")
 
 
-def _key(name: str, value: Value, byte_order: str) -> Key:
-    if isinstance(value, list):
-        items: list[Scalar] = list(value)
-        kind = {bool: ValueType.BOOL, int: ValueType.INT32, float: ValueType.FLOAT32}[type(items[0])]
-        return make_array(name, kind, items, byte_order)
-    assert value is not None
-    return make_key(name, ValueType.UINT32, value, byte_order)
+def _key(name: str, value: Value, byte_order: str, file: str) -> Key:
+    try:
+        if isinstance(value, list):
+            items: list[Scalar] = list(value)
+            kind = {bool: ValueType.BOOL, int: ValueType.INT32, float: ValueType.FLOAT32}[type(items[0])]
+            return make_array(name, kind, items, byte_order)
+        assert value is not None
+        return make_key(name, ValueType.UINT32, value, byte_order)
+    except (struct.error, OverflowError):
+        raise InvalidFileError(
+            "gives a number that no GGUF key can hold", file=file, where=f"for key {name}", found=str(value)[:80]
+        ) from None
 
 
 def _common(config: HfConfig) -> Values:
@@ -69,10 +77,7 @@ def _moe(config: HfConfig, n_trunk: int, n_blocks: int) -> Values:
 def _rotary(config: HfConfig, default: float) -> int | None:
     """Number of rotated dimensions of a head."""
     head_dim = config.count_or_none("head_dim")
-    factor = config.table("rope_parameters", "rope_scaling").get("partial_rotary_factor")
-    if not isinstance(factor, int | float):
-        factor = config.number("partial_rotary_factor", default)
-    return None if head_dim is None else int(head_dim * factor)
+    return None if head_dim is None else int(head_dim * config.rotary_share(default))
 
 
 def _qwen(config: HfConfig, n_trunk: int, n_blocks: int) -> Values:
@@ -152,10 +157,11 @@ def _step35(config: HfConfig, n_trunk: int, n_blocks: int) -> Values:
     n = n_trunk + n_blocks
     types = ((config.texts("layer_types") or []) + ["full_attention"] * n)[:n]
     swa = [t == "sliding_attention" for t in types]
-    other = config.table("attention_other_setting")
+    other = HfConfig(config.file, config.table("attention_other_setting"), ())
     heads, groups = config.count("num_attention_heads"), config.count("num_attention_groups")
-    other_heads, other_groups = other.get("num_attention_heads", heads), other.get("num_attention_groups", groups)
-    assert isinstance(other_heads, int) and isinstance(other_groups, int)
+    other_heads, other_groups = other.count_or_none("num_attention_heads"), other.count_or_none("num_attention_groups")
+    other_heads = heads if other_heads is None else other_heads
+    other_groups = groups if other_groups is None else other_groups
     return {
         "attention.head_count": [other_heads if is_swa else heads for is_swa in swa],
         "attention.head_count_kv": [other_groups if is_swa else groups for is_swa in swa],

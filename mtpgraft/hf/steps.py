@@ -112,7 +112,7 @@ def join_embedding_and_hidden(part: Part, context: Context) -> list[Part] | None
     if other is None:
         raise InvalidFileError("the other half of its projection is missing", where=f"tensor {part.origins[0]}")
     if len(part.shape) != 2 or other.shape[:1] != part.shape[:1] or len(other.shape) != 2:
-        raise _bad_shape(other, context, f"({part.shape[0]}, width)")
+        raise _bad_shape(other, context, "(hidden, width), as the other half")
     both = Beside((part.rows, other.rows))
     shape = (part.shape[0], both.row)
     return [replace(part, name="eh_proj.weight", shape=shape, rows=both, origins=part.origins + other.origins)]
@@ -123,7 +123,7 @@ def split_index_qk(part: Part, context: Context) -> list[Part] | None:
     if ".indexer.index_qk_proj.weight" not in part.name:
         return None
     n_q = context.config.count("indexer_n_heads") * context.config.count("indexer_head_dim")
-    n_rows, row = part.shape
+    n_rows, row = part.shape if len(part.shape) == 2 else (0, 0)
     if not 0 < n_q < n_rows:
         raise _bad_shape(part, context, f"more than {n_q} rows")
     return [
@@ -168,8 +168,7 @@ def permute_neox_rope(part: Part, context: Context) -> list[Part] | None:
     head_dim = _rope_rows(part, context) if "mrope_section" in rope else None
     if head_dim is None:
         return None
-    factor = rope.get("partial_rotary_factor", context.config.number("partial_rotary_factor", 0.5))
-    n_rotary = int(head_dim * factor) if isinstance(factor, int | float) else 0
+    n_rotary = int(head_dim * context.config.rotary_share(0.5))
     order = (*range(0, n_rotary, 2), *range(1, n_rotary, 2), *range(n_rotary, head_dim))
     if len(part.shape) == 1:
         raise RefusedError("biases of M-RoPE heads are not converted", where=f"tensor {part.origins[0]}")
@@ -183,7 +182,7 @@ def _rope_rows(part: Part, context: Context) -> int | None:
     if not is_q and not is_k:
         return None
     n_heads = config.count("num_attention_heads") if is_q else config.count("num_key_value_heads")
-    n_rows = part.shape[0]
+    n_rows = part.shape[0] if part.shape else 0
     if not n_heads or n_rows % n_heads or n_rows // n_heads % 2:
         raise _bad_shape(part, context, f"rows of {n_heads} heads")
     return n_rows // n_heads
@@ -207,6 +206,8 @@ def drop_zero_bias(part: Part, context: Context) -> list[Part] | None:
     """Biases that are all zero are left out, others are refused. Cohere2MoeModel, conversion/command_r.py."""
     if not part.name.endswith(".bias"):
         return None
+    if len(part.shape) != 1:
+        raise _bad_shape(part, context, "one dimension")
     if part.rows.read(0, part.rows.n_rows).any():
         raise RefusedError(
             "has a bias that is not zero, which llama.cpp has no place for",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from mtpgraft.container.checkpoint import Checkpoint
-from mtpgraft.container.safetensors import Json, StoredTensor
+from mtpgraft.container.safetensors import StoredTensor
 from mtpgraft.errors import InvalidFileError, RefusedError
 from mtpgraft.hf.config import HfConfig
+from mtpgraft.jsontext import Json
 from mtpgraft.recipe import READABLE_DTYPES, Rows, Scaled, Stored
 
 ScaledReader = Callable[[HfConfig, StoredTensor, StoredTensor], Rows | None]

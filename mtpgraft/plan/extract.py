@@ -108,7 +108,7 @@ def _provenance(donor: GGUFModel, head: Head, kind: str) -> tuple[Key, ...]:
         make_array("mtpgraft.head_blocks", ValueType.UINT32, [b.index for b in head.blocks], order),
     ]
     n_vocab = n_tokens(donor)
-    if n_vocab:
+    if n_vocab and 0 < n_vocab < 2**31:
         keys.append(make_key("mtpgraft.vocab_size", ValueType.UINT32, n_vocab, order))
     return (*keys, *fingerprint_keys(donor))
 
@@ -124,6 +124,7 @@ def donor_label(donor: GGUFModel) -> str:
     if donor.name.startswith("hf:"):
         return donor.name
     file_name = donor.name.replace("\\", "/").rsplit("/", 1)[-1]
+    file_name = file_name.encode("utf-8", "backslashreplace").decode()  # a key's value is UTF-8; a name need not be
     own = donor.text("general.name")
     return f"{own} ({file_name})" if own else file_name
 

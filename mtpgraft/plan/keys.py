@@ -9,7 +9,7 @@ from mtpgraft import __version__
 from mtpgraft.arch import ArchSpec, ArrayRule
 from mtpgraft.container import GGUFModel, Key, Scalar, ValueType
 from mtpgraft.container.encode import array_from_bytes, encode_values, make_array, make_key, renamed
-from mtpgraft.errors import RefusedError
+from mtpgraft.errors import InvalidFileError, RefusedError
 from mtpgraft.head import Head
 from mtpgraft.plan.values import KeyChange, show
 
@@ -70,7 +70,7 @@ def undeclare_head(model: GGUFModel, head: Head) -> HeadKeys:
     """The model's keys without a head: what mtpgraft recorded is restored, or else lowered and shortened."""
     undo = {key.name: key for key in model.keys if key.name.startswith(UNDO)}
     if undo:
-        return _restored(model, undo)
+        return _restored(model, head, undo)
     arch = model.architecture
     n_trunk, n_head = head.n_trunk, len(head.blocks)
     names = {f"{arch}.{rule.key}" for rule in head.spec.arrays} if head.spec else None
@@ -188,8 +188,31 @@ def _cut(key: Key, n_items: int) -> Key:
     return make_array(key.name, key.item_type, key.items()[:n_items], key.byte_order)
 
 
-def _restored(model: GGUFModel, undo: dict[str, Key]) -> HeadKeys:
+def _restored(model: GGUFModel, head: Head, undo: dict[str, Key]) -> HeadKeys:
     added = set(undo[UNDO_ADDED].items()) if UNDO_ADDED in undo else set()
     saved = {name[len(UNDO) :]: renamed(key, name[len(UNDO) :]) for name, key in undo.items()}
     out = [saved.get(key.name, key) for key in model.keys if not key.name.startswith(OWN) and key.name not in added]
+    _check_restored(model, head, {key.name: key for key in out})
     return HeadKeys(tuple(out), key_changes(model.keys, out))
+
+
+def _check_restored(model: GGUFModel, head: Head, restored: dict[str, Key]) -> None:
+    """Raise InvalidFileError when the recorded keys cannot be those of a base of this file: graft never changes what
+    the data's place hangs on, and a block count outside these bounds makes a file that llama.cpp refuses."""
+    wrong: str | None = None
+    for name in ("general.architecture", "general.alignment"):
+        before, after = model.key(name), restored.get(name)
+        if (before and bytes(before.record)) != (after and bytes(after.record)):
+            wrong = name
+    count = restored.get(f"{head.architecture}.block_count")
+    if count is None or count.type is not ValueType.UINT32:
+        wrong = f"{head.architecture}.block_count"
+    elif not max(1, head.n_trunk) <= int(count.scalar()) <= head.block_count:
+        wrong = count.name
+    if wrong is not None:
+        raise InvalidFileError(
+            "its record of how it was before the graft is damaged",
+            file=model.name,
+            where=f"key {UNDO}{wrong}" if f"{UNDO}{wrong}" in model.shards[0].key_by_name else f"key {UNDO_ADDED}",
+            hint="take the base from where it came from",
+        )

@@ -40,9 +40,9 @@ def choose_type(
     target = parse_type(wanted)
     if target.id == current.id:
         return current, None
-    if tensor.shape[0] % target.block:
+    if tensor.row % target.block:
         return current, (
-            f"{tensor.name} stays {current.name}: rows of {tensor.shape[0]} do not fill {target.name} blocks of "
+            f"{tensor.name} stays {current.name}: rows of {tensor.row} do not fill {target.name} blocks of "
             f"{target.block}"
         )
     if not can_read(current.id):

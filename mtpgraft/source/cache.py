@@ -17,18 +17,24 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mtpgraft.errors import MtpgraftError
+from mtpgraft.jsontext import Json, parse_json
+from mtpgraft.modelspec import expanded
 from mtpgraft.source.cache_blocks import ABOUT_NAME, DATA_NAME, BlockStore
+from mtpgraft.source.local import read_text
 
 HEADS, BLOCKS, TREES = "heads", "blocks", "trees"
 BLOCKS_KEPT_S = 7 * 24 * 3600
 """Seconds that unfinished blocks are kept: a week, so that a broken download can wait for the weekend."""
 
 
+_MAX_JSON_NBYTES = 32 * 2**20
+"""The list of a repo of 100,000 files takes 15 MB."""
 HEADS_FORMAT = 1
 """Part of every HeadKey. To be raised when `extract` writes something else for the same donor, so that no old head
 file is taken for what a newer mtpgraft would make."""
@@ -38,7 +44,7 @@ def cache_folder() -> Path:
     """The cache folder as the environment names it now. It need not exist."""
     own = os.environ.get("MTPGRAFT_CACHE")
     if own:
-        return Path(own).expanduser()
+        return expanded(own)
     if sys.platform == "win32" and "LOCALAPPDATA" in os.environ:
         return Path(os.environ["LOCALAPPDATA"]) / "mtpgraft" / "Cache"
     base = os.environ.get("XDG_CACHE_HOME")
@@ -136,13 +142,9 @@ def _prune_blocks() -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def read_tree(identity: str) -> dict[str, object] | None:
+def read_tree(identity: str) -> Mapping[str, Json] | None:
     """A cached JSON document, or None."""
-    try:
-        value = json.loads(_tree_path(identity).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
+    return _read_json(_tree_path(identity))
 
 
 def write_tree(identity: str, value: dict[str, object]) -> None:
@@ -193,10 +195,17 @@ def _write_json(path: Path, value: object) -> None:
 
 
 def _name(folder: Path) -> str:
+    name = (_read_json(folder / ABOUT_NAME) or {}).get("name")
+    return name if isinstance(name, str) else folder.name
+
+
+def _read_json(path: Path) -> Mapping[str, Json] | None:
+    """A record as `_write_json` wrote it; None when it is missing or damaged."""
     try:
-        return str(json.loads((folder / ABOUT_NAME).read_text(encoding="utf-8"))["name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return folder.name
+        value = parse_json(read_text(path, _MAX_JSON_NBYTES, "a record of the cache").encode(), path)
+    except MtpgraftError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _used(path: Path) -> float:

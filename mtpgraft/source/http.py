@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from mtpgraft.errors import MtpgraftError, TransientError
 from mtpgraft.source.cache_blocks import BlockStore, Stretch
 from mtpgraft.source.ranges import PIECE_NBYTES, Range, RangeSet, coalesce, pieces
-from mtpgraft.source.transport import FetchStats, RangeClient, Resolved, Resolver, RetryPolicy, note_opened
+from mtpgraft.source.retries import RetryPolicy
+from mtpgraft.source.transport import FetchStats, RangeClient, Resolved, Resolver, note_opened
 
 N_CONNECTIONS = 8
 """Ranges in flight. One connection to the Hub's storage gives 20 to 50 MB/s; more than eight draws rate limits."""

@@ -24,7 +24,8 @@ from mtpgraft.source.http import open_http
 from mtpgraft.source.hub_errors import hub_error, translated_hub
 from mtpgraft.source.hub_select import select_gguf
 from mtpgraft.source.local import LocalFile
-from mtpgraft.source.transport import Resolved, Retry, RetryPolicy, is_offline, offline_error
+from mtpgraft.source.retries import RetryPolicy, retrying
+from mtpgraft.source.transport import Resolved, is_offline, offline_error
 
 MAX_SMALL_NBYTES = 64 * 2**20
 """Largest file read whole: tokenizer.json of a 262 k vocabulary is 33 MB, an index of 100 shards under 10 MB."""
@@ -186,27 +187,30 @@ def _list(spec: HubSpec, where: str, commit: str, policy: RetryPolicy) -> tuple[
 
     def ask() -> tuple[RepoFile, ...]:
         tree = api.list_repo_tree(spec.repo_id, recursive=True, revision=commit)
-        return tuple(
-            RepoFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id)
+        files = (
+            _repo_file(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id)
             for entry in tree
             if isinstance(entry, HubFile)
         )
+        return tuple(file for file in files if file is not None)
 
     return _asked(ask, spec, policy)
 
 
 def _asked(ask: Callable[[], _T], spec: HubSpec, policy: RetryPolicy) -> _T:
     """The answer of an API call, asked again when that may help."""
-    stopping = threading.Event()
-    for n_failures in range(1, policy.n_attempts + 1):
-        try:
-            with translated_hub(str(spec), spec.repo_id, spec.is_bare):
-                return ask()
-        except Retry as failure:
-            if n_failures == policy.n_attempts:
-                raise hub_error(failure, str(spec)) from failure.__cause__
-            stopping.wait(policy.delay_s(n_failures, failure.retry_after_s))
-    raise AssertionError("a policy has at least one attempt")
+
+    def once() -> _T:
+        with translated_hub(str(spec), spec.repo_id, spec.is_bare):
+            return ask()
+
+    try:
+        return retrying(once, policy, threading.Event(), lambda failure, n: hub_error(failure, str(spec), spec.is_bare))
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:  # out of huggingface_hub
+        raise InputError(
+            "the Hub's answer makes no sense", file=spec, found=f"{type(error).__name__}: {error}"[:200],
+            hint="is HF_ENDPOINT a Hub?",
+        ) from error  # fmt: skip
 
 
 def _offline_repo(spec: HubSpec, where: str, policy: RetryPolicy) -> HubRepo:
@@ -214,7 +218,7 @@ def _offline_repo(spec: HubSpec, where: str, policy: RetryPolicy) -> HubRepo:
     commit: str | None = spec.revision
     if not _COMMIT.match(spec.revision):
         known = cache.read_tree(_ref_identity(where, spec))
-        commit = str(known["commit"]) if known else None
+        commit = str(known["commit"]) if known and "commit" in known else None
     if commit is not None:
         files = _cached_files(where, spec.repo_id, commit)
         if files is not None:
@@ -249,13 +253,33 @@ def _raise_offline(spec: HubSpec) -> HubRepo:
 
 def _cached_files(where: str, repo_id: str, commit: str) -> tuple[RepoFile, ...] | None:
     tree = cache.read_tree(_tree_identity(where, repo_id, commit))
-    entries = tree.get("files") if tree else None
+    return None if tree is None else files_from_tree(tree)
+
+
+def files_from_tree(tree: object) -> tuple[RepoFile, ...] | None:
+    """The file list that the cache keeps of a commit, or None when it is damaged."""
+    entries = tree.get("files") if isinstance(tree, dict) else None
     if not isinstance(entries, list):
         return None
-    try:
-        return tuple(RepoFile(str(e["path"]), int(e["size"]), e["etag"]) for e in entries)
-    except (KeyError, TypeError, ValueError):
+    found: list[RepoFile] = []
+    for entry in entries:
+        fields = entry if isinstance(entry, dict) else {}
+        file = _repo_file(fields.get("path"), fields.get("size"), fields.get("etag"))
+        if file is None:
+            return None
+        found.append(file)
+    return tuple(found)
+
+
+def _repo_file(path: object, size: object, etag: object) -> RepoFile | None:
+    """One entry of a listing, or None for what cannot be a file of a repo: a path that leads out of it."""
+    if not isinstance(path, str) or not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 2**63:
         return None
+    if any(part in ("", ".", "..") for part in path.split("/")) or any(char in path for char in "\\\0:"):
+        return None
+    if path.encode("utf-8", "replace").decode() != path:  # half a character names no file
+        return None
+    return RepoFile(path, size, etag) if isinstance(etag, str | None) else None
 
 
 def _tree_identity(where: str, repo_id: str, commit: str) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from mtpgraft.errors import InputError, MtpgraftError, TransientError
-from mtpgraft.source.transport import Retry, offline_error, retry_after_s, translated
+from mtpgraft.source.retries import Retry
+from mtpgraft.source.transport import offline_error, retry_after_s, translated
 
 _RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-def hub_error(failure: Retry, name: str) -> TransientError:
-    """The Hub did not answer, however often it was asked."""
-    return TransientError(f"the Hub does not answer: {failure.what}", file=name, hint="run it again later")
+def hub_error(failure: Retry, name: str, is_bare: bool = False) -> TransientError:
+    """The Hub did not answer, however often it was asked. is_bare: the name may have been meant as a path."""
+    what = "no such path here, and the Hub does not answer" if is_bare else "the Hub does not answer"
+    hint = "run it again later; without a network, HF_HUB_OFFLINE=1 reads what the caches hold"
+    return TransientError(f"{what}: {failure.what}", file=name, hint=hint)
 
 
 class translated_hub:  # noqa: N801 (reads as a verb: with translated_hub(...): ...)

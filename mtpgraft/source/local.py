@@ -16,6 +16,47 @@ def journal_path(path: Path) -> Path:
     return real.with_name(f".{real.name}.mtpgraft-journal")
 
 
+def is_file(path: Path) -> bool:
+    """True for a regular file, or a link to one; False for whatever else, names that no file can have included."""
+    try:
+        return path.is_file()
+    except OSError:  # a name too long, a folder that may not be looked into
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """The same for folders."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def folder_entries(folder: Path) -> list[Path]:
+    """What is in a folder. Raises InputError when it may not be read."""
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=folder) from None
+
+
+def read_text(path: Path, max_nbytes: int, what: str) -> str:
+    """A whole small file of UTF-8 text. what: what it is read as, for errors ("a list").
+
+    Raises InputError when it is missing, unreadable, no regular file, too large or not text.
+    """
+    file = LocalFile.open(path)
+    try:
+        if file.size > max_nbytes:
+            sides = f"at most {max_nbytes} bytes", f"{file.size} bytes"
+            raise InputError(f"is too large for {what}", file=path, expected=sides[0], found=sides[1])
+        return file.read_at(0, file.size).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError("is not UTF-8 text", file=path, where=f"offset {error.start}", expected=what) from None
+    finally:
+        file.close()
+
+
 class LocalFile:
     """A local file opened for reading; safe to share between threads.
 
@@ -37,7 +78,7 @@ class LocalFile:
         """
         try:
             mode = path.stat().st_mode
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # ValueError: a NUL in the name
             raise InputError("no such file", file=path, hint="check the path") from None
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", file=path) from None

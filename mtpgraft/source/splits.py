@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtpgraft.errors import InputError
+from mtpgraft.source.local import folder_entries, is_folder
 
-_SHARD_NAME = re.compile(r"^(?P<prefix>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$")
+_SHARD_NAME = re.compile(r"^(?P<prefix>.+)-(?P<no>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +43,14 @@ def find_local_shards(path: Path) -> tuple[Path, ...]:
 
     Raises InputError when shards are missing, or a folder holds no GGUF or more than one.
     """
-    if path.is_dir():
+    if is_folder(path):
         return find_local_shards(_only_gguf_in(path))
     shard = parse_shard_name(path.name)
     if shard is None:
         return (path,)
     paths = tuple(path.with_name(shard.sibling(number)) for number in range(1, shard.count + 1))
-    missing = [p.name for p in paths if not p.exists()]
+    there = {p.name for p in folder_entries(path.parent)} if is_folder(path.parent) else set()
+    missing = [p.name for p in paths if p.name not in there]
     if missing or not 1 <= shard.number <= shard.count:
         raise InputError(
             "the split set is incomplete",
@@ -61,7 +63,7 @@ def find_local_shards(path: Path) -> tuple[Path, ...]:
 
 
 def _only_gguf_in(folder: Path) -> Path:
-    files = sorted(p for p in folder.iterdir() if p.suffix == ".gguf" and p.is_file())
+    files = sorted(p for p in folder_entries(folder) if p.suffix == ".gguf" and p.is_file())
     firsts = [p for p in files if (shard := parse_shard_name(p.name)) is None or shard.number == 1]
     if len(firsts) == 1:
         return firsts[0]

@@ -8,7 +8,6 @@ httpx2 in 2.x, with one interface, so only what both have is used.
 from __future__ import annotations
 
 import os
-import random
 import re
 import threading
 import time
@@ -18,35 +17,19 @@ from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
 from mtpgraft.errors import InputError, MtpgraftError, TransientError
+from mtpgraft.source.retries import Retry, RetryPolicy, retrying
 
 _TIMEOUT_S = (10.0, 30.0, 30.0, 60.0)
 """connect, read (between two chunks), write, wait for a free connection."""
 _RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
+_SLOWEST_S, _SLOWEST_NBYTES = 30.0, 30 * 2**10
+"""A connection that brings less in that time is given up: a server that sends a byte now and then would never end."""
 _PROGRESS_NBYTES = 256 * 2**10
 """A connection that brought this much before it broke does not count as a failed attempt."""
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # as huggingface_hub/constants.py reads its switches
-_CONTENT_RANGE = re.compile(r"^bytes (\d+)-(\d+)/(\d+)$")
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How long to be patient: attempts in all, and seconds between them (doubled each time, with jitter).
-
-    max_retry_after_s: longest wait that a server's Retry-After gets.
-    """
-
-    n_attempts: int = 6
-    first_delay_s: float = 0.5
-    max_delay_s: float = 8.0
-    max_retry_after_s: float = 60.0
-
-    def delay_s(self, n_failures: int, retry_after_s: float | None) -> float:
-        if retry_after_s is not None:
-            return min(retry_after_s, self.max_retry_after_s)
-        # Jitter, so that the connections of one process do not come back all at once.
-        return min(self.max_delay_s, self.first_delay_s * 2.0 ** (n_failures - 1)) * random.uniform(0.75, 1.0)
+_CONTENT_RANGE = re.compile(r"^bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +92,6 @@ def note_opened(name: str, size: int) -> None:
         _TOTALS.size_by_name[name] = size
 
 
-class Retry(Exception):  # noqa: N818 (an instruction, not an error that anyone sees)
-    """An attempt failed in a way that another may not. `what`: for the error, if none is left."""
-
-    def __init__(self, what: str, retry_after_s: float | None = None) -> None:
-        super().__init__(what)
-        self.what = what
-        self.retry_after_s = retry_after_s
-
-
 class _Expired(Exception):  # noqa: N818
     """The server refuses access that it gave before."""
 
@@ -143,7 +117,7 @@ class RangeClient:
         """Where the bytes are; asks once."""
         with self._lock:
             if self._resolved is None:
-                self._resolved = retrying(self._resolver, self.name, self.policy, self.stopping, self._count_request)
+                self._resolved = retrying(self._resolve, self.policy, self.stopping, self._gave_up)
             return self._resolved
 
     def fetch(self, start: int, end: int, sink: Callable[[bytes], None]) -> None:
@@ -170,8 +144,17 @@ class RangeClient:
                 n_failures = 1 if position - anchor >= _PROGRESS_NBYTES else n_failures + 1
                 anchor = position
                 if n_failures >= self.policy.n_attempts:
-                    raise _gave_up(self.name, failure, n_failures) from failure.__cause__
+                    raise self._gave_up(failure, n_failures) from failure.__cause__
                 self.stopping.wait(self.policy.delay_s(n_failures, failure.retry_after_s))
+
+    def _resolve(self) -> Resolved:
+        self._count_request()
+        with translated():
+            return self._resolver()
+
+    def _gave_up(self, failure: Retry, n_attempts: int) -> TransientError:
+        what = f"reading failed {n_attempts} times: {failure.what}"
+        return TransientError(what, file=self.name, hint="run it again later: what was fetched is kept")
 
     def _attempt(self, target: Resolved, start: int, end: int, take: Callable[[bytes], None]) -> None:
         url, headers = target.url, dict(target.headers)
@@ -212,9 +195,15 @@ class RangeClient:
 
     def _receive(self, response: Any, n_bytes: int, take: Callable[[bytes], None]) -> None:
         left = n_bytes
+        since, arrived = time.monotonic(), 0
         with translated():
             for chunk in response.iter_raw():
                 self._count(0, len(chunk))
+                arrived += len(chunk)
+                if time.monotonic() - since > _SLOWEST_S:
+                    if arrived < _SLOWEST_NBYTES:
+                        raise Retry(f"the connection brings {arrived} bytes in {_SLOWEST_S:.0f} s")
+                    since, arrived = time.monotonic(), 0
                 if len(chunk) > left:
                     raise InputError("the server sends more than asked", file=self.name, expected=f"{n_bytes} bytes")
                 left -= len(chunk)
@@ -293,23 +282,8 @@ class translated:  # noqa: N801 (reads as a verb: with translated(): ...)
             name = type(error).__name__
             if name in ("UnsupportedProtocol", "TooManyRedirects", "DecodingError"):
                 raise InputError(f"cannot be read over HTTP: {error}") from error
-            raise Retry(f"{name}: {error}" if str(error) else name) from error
-
-
-def retrying(
-    call: Callable[[], Resolved], name: str, policy: RetryPolicy, stopping: threading.Event, count: Callable[[], None]
-) -> Resolved:
-    """The result of `call`, which raises Retry for what another attempt may cure."""
-    for n_failures in range(1, policy.n_attempts + 1):
-        count()
-        try:
-            with translated():
-                return call()
-        except Retry as failure:
-            if n_failures == policy.n_attempts:
-                raise _gave_up(name, failure, n_failures) from failure.__cause__
-            stopping.wait(policy.delay_s(n_failures, failure.retry_after_s))
-    raise AssertionError("a policy has at least one attempt")
+            is_unreached = name in ("ConnectError", "ConnectTimeout")
+            raise Retry(f"{name}: {error}" if str(error) else name, is_unreached=is_unreached) from error
 
 
 def check_partial(response: Any, name: str) -> None:
@@ -392,8 +366,3 @@ def _changed(name: str, expected: str, found: str) -> TransientError:
         "changed on the server while it was read", file=name, expected=expected, found=found,
         hint="run it again: it starts over with the new file",
     )  # fmt: skip
-
-
-def _gave_up(name: str, failure: Retry, n_attempts: int) -> TransientError:
-    hint = "run it again later: what was fetched is kept"
-    return TransientError(f"reading failed {n_attempts} times: {failure.what}", file=name, hint=hint)

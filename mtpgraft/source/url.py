@@ -8,10 +8,10 @@ from mtpgraft.errors import InputError
 from mtpgraft.source import cache
 from mtpgraft.source.cache_blocks import BlockStore
 from mtpgraft.source.http import HttpSource, open_http
+from mtpgraft.source.retries import RetryPolicy
 from mtpgraft.source.splits import parse_shard_name
 from mtpgraft.source.transport import (
     Resolved,
-    RetryPolicy,
     check_partial,
     is_offline,
     offline_error,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mtpgraft.modelspec import HubSpec, parse_spec
 from mtpgraft.source.base import Source
 from mtpgraft.source.hub import HubRepo, open_repo
-from mtpgraft.source.transport import RetryPolicy
+from mtpgraft.source.retries import RetryPolicy
 
 MB = 2**20
 FAST = RetryPolicy(n_attempts=4, first_delay_s=0.01, max_delay_s=0.02)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -10,7 +9,9 @@ from pathlib import Path
 
 from mtpgraft.bench.prompts import SHAPES, Prompt, Suite
 from mtpgraft.bench.suites.filler import Filler
-from mtpgraft.errors import InputError, UsageError
+from mtpgraft.errors import InputError, InvalidFileError, UsageError
+from mtpgraft.jsontext import parse_json
+from mtpgraft.source.local import read_text
 
 SUITE_NAMES = ("mtp-bench", "quick", "long-context")
 SCHEMA_VERSION = 1
@@ -34,28 +35,16 @@ def builtin_suite(name: str) -> Suite:
 
 def read_suite(path: Path) -> Suite:
     """A suite file of the user's own. Raises InputError that names the line or the field."""
-    try:
-        if path.stat().st_size > _MAX_FILE_NBYTES:
-            raise InputError("is too large for a suite", file=path, expected=f"at most {_MAX_FILE_NBYTES} bytes")
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError("no such file", file=path, hint="check the path") from None
-    except UnicodeDecodeError as error:
-        raise InputError("is not UTF-8 text", file=path, where=f"byte {error.start}", hint=_HINT) from None
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=path) from error
-    return parse_suite(text, path)
+    return parse_suite(read_text(path, _MAX_FILE_NBYTES, "a suite"), path)
 
 
 def parse_suite(text: str, file: object) -> Suite:
     """The suite in this JSON text. file: what it came from, for errors. Raises InputError."""
     try:
-        document = json.loads(text, object_pairs_hook=_no_duplicates)
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise InputError("is not JSON", file=file, where=place, found=error.msg, hint=_HINT) from None
-    except _DuplicateError as error:
-        raise InputError("has a field twice", file=file, where=str(error), hint=_HINT) from None
+        document = parse_json(text.encode(), file)
+    except InvalidFileError as error:
+        error.hint = _HINT
+        raise
     reader = _Reader(file)
     suite = reader.table(document, "", required=("schema_version", "name", "prompts"), optional=_SUITE_OPTIONAL)
     version = suite["schema_version"]
@@ -115,18 +104,6 @@ def _check_ids(reader: _Reader, prompts: tuple[Prompt, ...]) -> None:
         if prompt.id in seen:
             raise reader.wrong(f".prompts[{number}].id", "an id of its own", prompt.id)
         seen.add(prompt.id)
-
-
-class _DuplicateError(ValueError):
-    """A name that an object has twice."""
-
-
-def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise _DuplicateError(next(name for name in names if names.count(name) > 1))
-    return fields
 
 
 class _Reader:
