@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,10 @@ from mtpgraft.write import Progress, Written, check_targets, write_plan
 
 if TYPE_CHECKING:
     from mtpgraft.container.checkpoint import Checkpoint
+
+
+_REPLACES_OPEN_FILES = os.name != "nt"
+"""Windows gives no file the name of one that is open."""
 
 
 class NotVerifiedError(MtpgraftError):
@@ -64,13 +69,13 @@ class RunOptions:
 
 
 def extract(
-    donor: str | Path, out: Path, kind: str = DONOR, wanted_type: str = "keep", run: RunOptions | None = None
+    donor: str | Path, out: str | Path, kind: str = DONOR, wanted_type: str = "keep", run: RunOptions | None = None
 ) -> Outcome:
     """Take a donor's head out into a head file ("donor") or a sidecar ("sidecar").
 
     Of a safetensors checkpoint the tensors are converted as llama.cpp's converter does.
     """
-    run = run or RunOptions()
+    run, out = run or RunOptions(), Path(out)
     with open_donor(donor, run.max_header_nbytes) as model:
         if not isinstance(model, GGUFModel):
             return _extract_from_checkpoint(model, out, kind, wanted_type, run)
@@ -91,11 +96,15 @@ def _extract_from_checkpoint(
 
 
 def graft(
-    base: str | Path, donor: str | Path, out: Path, options: GraftOptions | None = None, run: RunOptions | None = None
+    base: str | Path,
+    donor: str | Path,
+    out: str | Path,
+    options: GraftOptions | None = None,
+    run: RunOptions | None = None,
 ) -> Outcome:
-    """Put a donor's head onto a base. Of a checkpoint or a remote repo, `acquire.local_donor` makes a donor for it."""
-    run = run or RunOptions()
-    _refuse_remote(base)
+    """Put a donor's head onto a base. The donor is a GGUF; `api.graft` takes checkpoints too."""
+    run, out = run or RunOptions(), Path(out)
+    refuse_remote(base)
     _end_what_was_interrupted(out, run)
     cap = run.max_header_nbytes
     with open_model(base, cap) as base_model, open_model(donor, cap) as donor_model:
@@ -110,10 +119,10 @@ def graft(
         )
 
 
-def strip(model: str | Path, out: Path, run: RunOptions | None = None) -> Outcome:
+def strip(model: str | Path, out: str | Path, run: RunOptions | None = None) -> Outcome:
     """Remove the head of a model."""
-    run = run or RunOptions()
-    _refuse_remote(model)
+    run, out = run or RunOptions(), Path(out)
+    refuse_remote(model)
     _end_what_was_interrupted(out, run)
     with open_model(model, run.max_header_nbytes) as opened:
         plan = plan_strip(opened, find_head(opened), out)
@@ -122,7 +131,8 @@ def strip(model: str | Path, out: Path, run: RunOptions | None = None) -> Outcom
         )
 
 
-def _refuse_remote(model: str | Path) -> None:
+def refuse_remote(model: str | Path) -> None:
+    """Raise RefusedError unless this is a path on this machine."""
     spec = parse_spec(model)
     if not isinstance(spec, LocalSpec):
         raise RefusedError(
@@ -145,17 +155,26 @@ def _carry_out(plan: SurgeryPlan, run: RunOptions, inputs: list[GGUFModel], veri
     return _copy(plan, run, verify)
 
 
-def _copy(plan: SurgeryPlan, run: RunOptions, verify: Verify, mode: int = 0o666) -> Outcome:
-    """Write the whole result beside its final name, verify it, publish it."""
+def _copy(
+    plan: SurgeryPlan, run: RunOptions, verify: Verify, mode: int = 0o666, replaced: ExitStack | None = None
+) -> Outcome:
+    """Write the whole result beside its final name, verify it, publish it. replaced: what `publish` takes."""
     written = write_plan(plan, run.on_write, mode=mode, compare=True)
     try:
         with opened_result(written) as result:
             report = verify(result, None, written.proven())
         require_ok(plan, report)
-        written.publish()
+        publish(written, replaced)
     finally:
         written.discard()
     return Outcome(plan, report)
+
+
+def publish(written: Written, replaced: ExitStack | None = None) -> None:
+    """Give the written files their names. replaced: closes the file that has one of them now."""
+    if replaced is not None and not _REPLACES_OPEN_FILES:
+        replaced.close()
+    written.publish()
 
 
 def _in_place(plan: SurgeryPlan, run: RunOptions, base: GGUFModel, verify: Verify) -> Outcome:
@@ -177,9 +196,11 @@ def _in_place(plan: SurgeryPlan, run: RunOptions, base: GGUFModel, verify: Verif
             reason = error.what
     plan = replace(plan, warnings=(*plan.warnings, f"not changed in place but copied and replaced: {reason}"))
     path = plan.files[0].path
-    with locked(path):
+    with ExitStack() as replaced:
+        replaced.enter_context(locked(path))
+        replaced.callback(base.close)
         check_targets(plan, overwrite=True)
-        return _copy(plan, run, verify, mode=path.stat().st_mode & 0o7777)
+        return _copy(plan, run, verify, path.stat().st_mode & 0o7777, replaced)
 
 
 def require_ok(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,10 @@ from mtpgraft.container import open_gguf
 from mtpgraft.errors import InputError, RefusedError, TransientError
 from mtpgraft.head import HeadState, find_head
 from mtpgraft.plan import GraftOptions
+from mtpgraft.repair import RepairOptions, repair
 from mtpgraft.surgery import RunOptions
 from mtpgraft.verify import verify_graft
+from mtpgraft.write import disk, linux
 from tests.conftest import TRAINED, sha256
 from tests.engine import load_and_draft, load_only
 
@@ -184,7 +189,6 @@ def test_a_file_that_shrinks_while_it_is_copied_leaves_nothing(tmp_path: Path, h
 def test_no_room_is_said_before_anything_is_written(
     tmp_path: Path, head_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
     from collections import namedtuple
 
     usage = namedtuple("usage", "total used free")
@@ -192,6 +196,49 @@ def test_no_room_is_said_before_anything_is_written(
     with pytest.raises(TransientError, match="not enough room"):
         surgery.graft(TRAINED / "base-Q2_K.gguf", head_file, tmp_path / "out.gguf")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("operation", ["graft", "strip", "repair"])
+def test_where_open_files_cannot_be_replaced(
+    tmp_path: Path, head_file: Path, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """As on Windows: no data moves inside a file, and a file that is open keeps its name."""
+    model = tmp_path / "model.gguf"
+    if operation == "strip":
+        surgery.graft(TRAINED / "base-Q2_K.gguf", head_file, model)
+    else:
+        shutil.copyfile(TRAINED / "base-Q2_K.gguf", model)
+    rename = disk.rename
+
+    def rename_as_windows_does(old: Path, new: Path) -> None:
+        held = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        assert str(new) not in held and str(old) not in held
+        rename(old, new)
+
+    monkeypatch.setattr(linux, "IS_LINUX", False)
+    monkeypatch.setattr(surgery, "_REPLACES_OPEN_FILES", False)
+    monkeypatch.setattr(disk, "rename", rename_as_windows_does)
+    if operation == "graft":
+        surgery.graft(model, head_file, model, run=RunOptions(in_place=True))
+    elif operation == "strip":
+        surgery.strip(model, model, run=RunOptions(in_place=True))
+    else:
+        repair(model, RepairOptions(donor=head_file, in_place=True, smoke=False))
+    with open_gguf(model) as result:
+        assert bool(find_head(result).blocks) == (operation != "strip")
+
+
+def test_only_files_are_written_over(tmp_path: Path, head_file: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(tmp_path / "nowhere")
+    for force in (False, True):
+        with pytest.raises(RefusedError, match="is not a regular file"):
+            surgery.graft(TRAINED / "base-Q2_K.gguf", head_file, pipe, run=RunOptions(overwrite=force))
+    with pytest.raises(RefusedError, match="exists already"):
+        surgery.graft(TRAINED / "base-Q2_K.gguf", head_file, link)
+    assert pipe.is_fifo() and link.is_symlink()
 
 
 def damage(path: Path, at: int) -> None:

@@ -27,7 +27,8 @@ from mtpgraft.repair.donors import choose_donor, head_fits
 from mtpgraft.repair.smoke import Smoke, smoke_test
 from mtpgraft.repair.strategy import Action, Strategy, strategy_for
 from mtpgraft.source.local import LocalFile
-from mtpgraft.surgery import RunOptions, opened_result, require_ok
+from mtpgraft.source.splits import find_local_shards
+from mtpgraft.surgery import RunOptions, opened_result, publish, require_ok
 from mtpgraft.verify import Check, VerifyReport, verify_graft
 from mtpgraft.write import Progress, check_targets, write_plan
 
@@ -73,10 +74,10 @@ class RepairOptions:
     """out: None means beside the model, or in the working folder for a remote one. confirm: asked with the diagnosis
     before anything is written or downloaded; False ends the repair there. smoke: try the result in llama.cpp."""
 
-    out: Path | None = None
+    out: str | Path | None = None
     in_place: bool = False
     overwrite: bool = False
-    donor: str | None = None
+    donor: str | Path | None = None
     wanted_type: str = "q8_0"
     dry_run: bool = False
     smoke: bool = True
@@ -152,7 +153,7 @@ def _diagnose(
     )
 
 
-def _named_donor(stack: ExitStack, spec: str, work: Path, options: RepairOptions) -> str:
+def _named_donor(stack: ExitStack, spec: str | Path, work: Path, options: RepairOptions) -> str:
     """A local GGUF, or a remote one in a dry run, with the head of the donor that the user names."""
     from mtpgraft.acquire import local_donor
 
@@ -191,7 +192,10 @@ def _carry_out(diagnosis: Diagnosis, base: GGUFModel, options: RepairOptions) ->
             after = overall(judged.findings, judged.otherwise)
             report = replace(report, checks=(*report.checks, _audit_check(after, judged)))
         require_ok(plan, report, "a whole donor (--donor) may help")
-        written.publish()
+        with ExitStack() as replaced:
+            if options.in_place:
+                replaced.callback(base.close)
+            publish(written, replaced)
     finally:
         written.discard()
     return report, after
@@ -248,9 +252,11 @@ def _target(spec: str | Path, parsed: object, options: RepairOptions) -> Path:
             raise UsageError("give either -o OUT.gguf or --in-place")
         return Path(str(spec))
     if options.out is not None:
-        return options.out
-    folder = parsed.path.parent if isinstance(parsed, LocalSpec) and parsed.path.is_file() else Path()
-    return folder / mended_name(str(spec))
+        return Path(options.out)
+    if not isinstance(parsed, LocalSpec):
+        return Path(mended_name(str(spec)))
+    first = find_local_shards(parsed.path)[0]
+    return first.with_name(mended_name(first.name))
 
 
 def _downloaded(spec: HubSpec) -> Path:

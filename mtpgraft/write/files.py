@@ -94,7 +94,9 @@ def check_targets(plan: SurgeryPlan, *, overwrite: bool) -> None:
             raise InputError("no such folder to write into", file=folder, hint=f"mkdir -p {folder}")
         if file.path.is_dir():
             raise InputError("is a folder", file=file.path, expected="the name of a file to write")
-        if file.path.exists() and not overwrite:
+        if file.path.exists() and not file.path.is_file():
+            raise RefusedError("is not a regular file: it would be replaced by one", file=file.path)
+        if os.path.lexists(file.path) and not overwrite:  # a link that leads nowhere too
             raise RefusedError("exists already", file=file.path, hint="--force overwrites it, or choose another name")
         remove_leftovers(file.path)
         by_folder.setdefault(folder, []).append(file)
