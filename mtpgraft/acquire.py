@@ -5,7 +5,9 @@ A remote one is extracted into the cache once, and found there the next time; a 
 
 from __future__ import annotations
 
+import itertools
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -38,11 +40,26 @@ class _Remote:
     local: Path | None = None
 
 
+_numbers = itertools.count()
+_acquiring: dict[str, threading.Lock] = {}
+_registry = threading.Lock()
+
+
+@contextmanager
+def _only_one(key: HeadKey) -> Iterator[None]:
+    """Threads that want the same head wait for the first of them; processes write files of their own."""
+    with _registry:
+        lock = _acquiring.setdefault(key.id, threading.Lock())
+    with lock:
+        yield
+
+
 def acquire_donor(spec: str | Path, kind: str = DONOR, run: RunOptions | None = None, wanted_type: str = KEEP) -> Path:
     """A local file with the head of the donor that `spec` names: a local spec's own path, or a head file in the cache.
 
-    A remote head is fetched, written and verified once; an interrupted run goes on from what it has. It keeps its own
-    types, but a checkpoint's are written as `wanted_type`: by way of BF16, FP8 would be rounded twice.
+    A remote head is fetched, written and verified once, also when several threads ask for it; an interrupted run goes
+    on from what it has. It keeps its own types, but a checkpoint's are written as `wanted_type`: by way of BF16, FP8
+    would be rounded twice.
     run: its callbacks are called as by `surgery.extract`.
     Raises what `open_model` and `surgery.extract` raise.
     """
@@ -54,13 +71,16 @@ def acquire_donor(spec: str | Path, kind: str = DONOR, run: RunOptions | None = 
         return remote.local
     # Without an ETag nothing says whether it is the same file next time: kept under a key of its own, made anew.
     key = remote.key or HeadKey(remote.spec, "unknown", (remote.spec.partition("?")[0],), kind)
-    found = cache.cached_head(key) if remote.key is not None else None
-    if found is not None:
-        return found
+    with _only_one(key):
+        found = cache.cached_head(key) if remote.key is not None else None
+        return found if found is not None else _into_cache(remote, key, kind, run or RunOptions())
+
+
+def _into_cache(remote: _Remote, key: HeadKey, kind: str, run: RunOptions) -> Path:
     out = cache.head_path(key)
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        extract(remote.spec, out, kind, key.wanted_type, _with_prefetch(run or RunOptions()))
+        extract(remote.spec, out, kind, key.wanted_type, _with_prefetch(run))
     except BaseException:
         with suppress(OSError):
             out.parent.rmdir()  # not listed as an entry of the cache; fails when an older head is in it
@@ -92,7 +112,7 @@ def local_donor(
     if is_gguf:
         yield str(spec)
         return
-    head = folder / f".mtpgraft-head.{os.getpid()}.mtpgraft-tmp"
+    head = folder / f".mtpgraft-head.{os.getpid()}-{next(_numbers)}.mtpgraft-tmp"
     try:
         outcome = extract(spec, head, wanted_type=wanted_type, run=replace(run, in_place=False, overwrite=True))
         if run.dry_run:

@@ -43,11 +43,9 @@ def extract(
     Of a remote model only the header and the head are fetched. Of a safetensors checkpoint the head is converted as
     llama.cpp's converter does.
     """
-    from mtpgraft import surgery
-    from mtpgraft.acquire import acquire_donor
+    from mtpgraft import api
 
     def operation(run: RunOptions) -> Outcome:
-        source = donor if run.dry_run else acquire_donor(donor, kind.value, run)
-        return surgery.extract(source, out, kind.value, wanted_type.lower(), run)
+        return api.extract(donor, out, kind.value, wanted_type, run)
 
     carry_out(Output(as_json, quiet, not no_progress), Writing(dry_run, force, max_header=max_header), operation)

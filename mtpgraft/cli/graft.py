@@ -44,15 +44,13 @@ def graft(
 
     The base's own tensors are copied byte for byte; of its keys only those change that declare the head.
     """
-    from mtpgraft import surgery
-    from mtpgraft.acquire import local_donor
+    from mtpgraft import api
     from mtpgraft.plan import GraftOptions
 
-    options = GraftOptions(wanted_type.lower(), replace, allow_mismatch, keep_split)
+    options = GraftOptions(wanted_type, replace, allow_mismatch, keep_split)
     path = target(out, in_place, base)
 
     def operation(run: RunOptions) -> Outcome:
-        with local_donor(donor, path.parent, run, options.wanted_type) as source:
-            return surgery.graft(base, source, path, options, run)
+        return api.graft(base, donor, path, options, run)
 
     carry_out(Output(as_json, quiet, not no_progress), Writing(dry_run, force, in_place, max_header), operation)

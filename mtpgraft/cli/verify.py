@@ -16,7 +16,7 @@ def verify(
     base: Annotated[str, typer.Option("--base", metavar="BASE", help="The model it was made from.")],
     donor: Annotated[
         Optional[str],  # noqa: UP045  (typer reads it at run time, on Python 3.10 too)
-        typer.Option("--donor", metavar="DONOR", help="Where its head came from."),
+        typer.Option("--donor", metavar="DONOR", help="Where its head came from: whatever graft takes."),
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -26,19 +26,12 @@ def verify(
 
     Every trunk byte must equal the base's, the head the donor's or its requantization. Exit code 1 when not.
     """
-    from contextlib import ExitStack
-
-    from mtpgraft.open import open_model
+    from mtpgraft.api import prove
     from mtpgraft.report.surgery import change_lines, check_rows, proof_line, verify_json
-    from mtpgraft.verify import verify_graft
 
     output = Output(as_json, quiet, not no_progress)
-    with ExitStack() as stack:
-        result = stack.enter_context(open_model(out))
-        base_model = stack.enter_context(open_model(base))
-        donor_model = stack.enter_context(open_model(donor)) if donor is not None else None
-        on_bytes = stack.enter_context(output.bar("comparing"))
-        report = verify_graft(result, base_model, donor_model, on_bytes)
+    with output.bar("comparing") as on_bytes:
+        report = prove(out, base, donor, on_bytes)
     if as_json:
         output.json(verify_json(report))
     else:

@@ -43,6 +43,8 @@ _SHAPE_KEYS = (
     "rope.dimension_count",
 )
 
+_SWAPPED = "the base comes first: mtpgraft graft BASE DONOR"
+
 
 @dataclass(frozen=True, slots=True)
 class GraftOptions:
@@ -62,7 +64,7 @@ def plan_graft(
 
     Raises RefusedError when the pair does not fit, the base has a head already, or llama.cpp could not load it.
     """
-    _refuse_unfit_base(base, base_head, options)
+    refuse_unfit_base(base, base_head, options, donor_head)
     differences = _pair_problems(base, donor, options)
     require_head(donor, donor_head)
     warnings = [*donor_head.assumptions, *differences, *_kinship_problems(base, donor, options), *gaps(base)]
@@ -97,7 +99,8 @@ def plan_graft(
     return SurgeryPlan("graft", base.name, donor_label(donor), files, changes, head.rows, (*warnings, *head.warnings))
 
 
-def _refuse_unfit_base(base: GGUFModel, head: Head, options: GraftOptions) -> None:
+def refuse_unfit_base(base: GGUFModel, head: Head, options: GraftOptions, donor_head: Head | None = None) -> None:
+    """Raise RefusedError unless this model can receive a head. donor_head: where known, for a better hint."""
     spec = head.spec
     if spec is not None and (spec.refuse_graft or not spec.is_mtp):
         raise RefusedError(
@@ -110,7 +113,7 @@ def _refuse_unfit_base(base: GGUFModel, head: Head, options: GraftOptions) -> No
             "is a head file, not a base",
             file=base.name,
             expected="a model with a trunk",
-            hint="the base comes first: mtpgraft graft BASE DONOR",
+            hint=_SWAPPED,
         )
     if head.blocks and not options.replace:
         raise RefusedError(
@@ -118,7 +121,7 @@ def _refuse_unfit_base(base: GGUFModel, head: Head, options: GraftOptions) -> No
             file=base.name,
             expected="a base without a head",
             found=f"{len(head.blocks)} head block(s) from blk.{head.blocks[0].index}, {head.state.value}",
-            hint="--replace puts the donor's head in its place",
+            hint=_SWAPPED if donor_head and not donor_head.blocks else "--replace puts the donor's head in its place",
         )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Union
 
 from mtpgraft.container import GGUFModel
-from mtpgraft.head import Head, n_runnable_blocks
+from mtpgraft.head import Head, HeadState, n_runnable_blocks
 from mtpgraft.plan import FilePlan, SurgeryPlan
 from mtpgraft.report.text import clean, counts, nbytes, shape
 from mtpgraft.surgery import Outcome
@@ -82,6 +83,8 @@ def inspect_facts(model: GGUFModel, head: Head) -> list[tuple[str, str]]:
     if head.spec is not None and head.blocks:
         rows.append(("llama.cpp runs", f"{n_runnable_blocks(head)} of {len(head.blocks)} head block(s)"))
     rows += [("problem", clean(problem)) for problem in head.problems]
+    if head.state not in (HeadState.OK, HeadState.NOT_MTP):
+        rows.append(("next", f"what it means, and what mends it: mtpgraft audit {shlex.quote(clean(model.name))}"))
     rows += [("assumed", clean(text)) for text in head.assumptions]
     return rows
 
