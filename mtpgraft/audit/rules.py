@@ -44,7 +44,7 @@ NO_HEAD_ARCH = Rule(
 )  # fmt: skip
 UNKNOWN_ARCH = Rule(
     "MTP009", "a head of an architecture that mtpgraft has no row for", _W, Verdict.UNKNOWN,
-    "not known: which tensors its head needs cannot be checked", "mtpgraft bench {file} shows whether it drafts",
+    "not known: which tensors its head needs cannot be checked", "see whether it drafts: mtpgraft bench {file}",
 )  # fmt: skip
 
 # No head
@@ -63,8 +63,9 @@ NOT_RAISED = Rule(
 )  # fmt: skip
 UPSTREAM_HEADLESS = Rule(
     "MTP013", "the upstream model has no head to keep", _E, Verdict.UPSTREAM_HEADLESS,
-    "it loads and never drafts; the conversion lost nothing", "mtpgraft repair {file} -o {out} --donor "
-    "ORIGINAL_MODEL takes the head of the model that the upstream was finetuned from",
+    "it loads and never drafts; the conversion lost nothing",
+    "take the head of the model that the upstream was finetuned from: "
+    "mtpgraft repair {file} -o {out} --donor ORIGINAL_MODEL",
 )  # fmt: skip
 MAY_HAVE = Rule(
     "MTP014", "no head, and whether the model ever had one is not known", _N, Verdict.UNKNOWN,
@@ -77,6 +78,12 @@ SEPARATE = Rule(
 SEPARATE_FOUND = Rule(
     "MTP016", "its drafter is beside it", _N, Verdict.OK,
     "drafts with -md DRAFTER --spec-type draft-mtp", "nothing to mend",
+)  # fmt: skip
+SIDECAR_FITS = Rule(
+    "MTP017", "a sidecar beside it fits", _N, None,
+    "drafts without a head of its own: -md SIDECAR --spec-type draft-mtp; with -hf, llama.cpp finds a file with "
+    "`mtp-` in its name by itself (common/download.cpp:602-606 @ b11434)",
+    "nothing to mend",
 )  # fmt: skip
 
 # A head that is not right
@@ -104,7 +111,8 @@ SILENT_ARRAY = Rule(
 )  # fmt: skip
 TRUNK_ARRAY = Rule(
     "MTP026", "a per-layer array of the trunk alone was extended", _E, Verdict.PARTIAL,
-    "llama.cpp refuses it: `has wrong array length` (read at b11434)", _GRAFT,
+    "llama.cpp refuses it: `has wrong array length` (read at b11434)",
+    "what the array held is not known: take the original file",
 )  # fmt: skip
 TOO_MANY = Rule(
     "MTP027", "more head blocks than llama.cpp's graph runs", _E, Verdict.UNSUPPORTED,
@@ -121,7 +129,7 @@ FOREIGN_TENSOR = Rule(
 OTHER_NAMES = Rule(
     "MTP030", "a head under another program's tensor names", _E, Verdict.UNSUPPORTED,
     "llama.cpp refuses it (b10434 to b11549 and later): `wrong number of tensors`",
-    "strip those tensors, or take a conversion by llama.cpp's convert_hf_to_gguf.py",
+    "take a conversion by llama.cpp's convert_hf_to_gguf.py",
 )  # fmt: skip
 BOTH_FORMS = Rule(
     "MTP031", "a head tensor in two forms, split and fused", _E, Verdict.PARTIAL,
@@ -130,16 +138,17 @@ BOTH_FORMS = Rule(
 COMPANIONS = Rule(
     "MTP032", "the head has NVFP4 scales", _W, None,
     "without draft-mtp llama.cpp refuses the file (b10434 to b11549): `wrong number of tensors`; with it, it loads",
-    "always start it with --spec-type draft-mtp, or requantize the head: mtpgraft repair {file} -o {out}",
+    "always start it with --spec-type draft-mtp, or put another head in its place: "
+    "mtpgraft graft {file} DONOR -o {out} --replace",
 )  # fmt: skip
 NO_GRAPH = Rule(
     "MTP040", "no llama.cpp graph runs this head", _E, Verdict.UNSUPPORTED,
     "loads; draft-mtp ends with `failed to create MTP context` (seen at b11549)",
-    "mtpgraft strip {file} -o {out} saves its bytes; no command makes llama.cpp run it",
+    "no command makes llama.cpp run it; without it the file is smaller: mtpgraft strip {file} -o {stripped}",
 )  # fmt: skip
 NOT_LOADED = Rule(
     "MTP041", "llama.cpp's loader does not know this head", _E, Verdict.UNSUPPORTED,
-    "llama.cpp refuses the file (read at b11434): `wrong number of tensors`", "mtpgraft strip {file} -o {out}",
+    "llama.cpp refuses the file (read at b11434): `wrong number of tensors`", "mtpgraft strip {file} -o {stripped}",
 )  # fmt: skip
 NEEDS_BUILD = Rule("MTP042", "older builds of llama.cpp behave differently", _N, None, "", "run a current llama.cpp")
 
@@ -172,7 +181,7 @@ OTHER_MODEL = Rule(
     "loads (all builds); most drafts are rejected", _GRAFT,
 )  # fmt: skip
 NOT_CHECKED = Rule(
-    "MTP057", "data that could not be checked", _N, None, "none known", "mtpgraft bench {file} shows whether it drafts"
+    "MTP057", "data that could not be checked", _N, None, "none known", "see whether it drafts: mtpgraft bench {file}"
 )
 OTHER_DATA = Rule(
     "MTP058", "the head's data is not what mtpgraft wrote", _E, Verdict.CORRUPT,
@@ -181,7 +190,7 @@ OTHER_DATA = Rule(
 LOW_QUANT = Rule(
     "MTP060", "head tensors below Q8_0", _W, Verdict.LOW_QUANT,
     "drafts (all builds); fewer of them may be accepted than with a Q8_0 head, which takes 0.45 GB for a 27B model",
-    "mtpgraft graft {file} DONOR -o {out} --replace takes a Q8_0 head from a better donor",
+    "take a Q8_0 head from a better donor: mtpgraft graft {file} DONOR -o {out} --replace",
 )  # fmt: skip
 
 # Sidecars

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from mtpgraft.kinship import n_tokens
 
 _MARK = "mtp-"
 """What llama.cpp's `-hf` looks for in a sibling's name, in lower case (common/download.cpp:531-605 @ b11434)."""
+
+_NO_HEAD = (rules.DROPPED, rules.UPSTREAM_HEADLESS, rules.MAY_HAVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +113,17 @@ def _of_model(model: Profile, siblings: Sequence[Profile]) -> tuple[Finding, ...
             if _MARK in other.file_name:
                 evidence = (f"file {other.file_name}",)
                 found.append(finding(rules.OVERRIDE, model.label, "one head", "two", evidence))
+    if model.state is HeadState.NONE and any(f.rule in _NO_HEAD for f in found):
+        found += [_fits(model, other) for other in fitting[:1]]
     if fitting and any(f.rule is rules.SEPARATE for f in found):
         beside = finding(rules.SEPARATE_FOUND, model.label, "its drafter", fitting[0].file_name)
         found = [beside if f.rule is rules.SEPARATE else f for f in found]
     return tuple(found)
+
+
+def _fits(model: Profile, sidecar: Profile) -> Finding:
+    how = rules.SIDECAR_FITS.consequence.replace("SIDECAR", shlex.quote(sidecar.label))
+    return finding(rules.SIDECAR_FITS, model.label, "a head", f"the sidecar {sidecar.file_name}", consequence=how)
 
 
 def _related(sidecar: Profile, model: Profile) -> bool:

@@ -19,7 +19,8 @@ def audit(
     targets: Annotated[
         list[str],
         typer.Argument(
-            metavar="TARGET...", help="GGUF files, split sets, folders (searched), hf:org/repo, @list.txt. Any number."
+            metavar="TARGET...",
+            help="GGUF files, split sets, folders (searched), hf:org/repo, @list.txt, @-. Any number.",
         ),
     ],
     deep: Annotated[
@@ -55,10 +56,24 @@ def audit(
     """
     from mtpgraft.audit import AuditOptions, exit_code
     from mtpgraft.audit import audit as run_audit
-    from mtpgraft.report.audit import COLUMNS, audit_json, detail_lines, markdown_lines, summary_line, table_rows
+    from mtpgraft.report.audit import (
+        COLUMNS,
+        audit_json,
+        detail_lines,
+        markdown_lines,
+        next_lines,
+        summary_line,
+        table_rows,
+    )
 
     if as_json + markdown + sarif > 1:
         raise UsageError("give one of --json, --markdown and --sarif")
+    if out is not None and (as_json or markdown or sarif or fail_on or exit_zero):
+        raise UsageError(
+            "--out writes a census, which has no verdict of its own",
+            expected="--out without --json, --markdown, --sarif, --fail-on and --exit-zero",
+            hint=f"mtpgraft report {out} --json",
+        )
     failing = _verdicts(fail_on)
     output = Output(as_json, quiet, not no_progress)
     options = AuditOptions(deep=deep, n_jobs=jobs, upstream=upstream)
@@ -86,6 +101,8 @@ def audit(
         output.table(table_rows(results), COLUMNS, right=(3,))
         if verbose:
             output.lines(detail_lines(results))
+        else:
+            output.lines(next_lines(results))
         output.note(summary_line(results) + ("" if verbose else "; -v shows the findings"))
     code = exit_code(results, failing)
     if code is ExitCode.FINDINGS and exit_zero:

@@ -41,7 +41,7 @@ def list_cache(as_json: AsJson = False) -> None:
 
 @app.command("rm")
 def remove_cache(
-    name: Annotated[str, typer.Argument(metavar="[TEXT]", help="Only entries whose name contains this.")] = "",
+    name: Annotated[str, typer.Argument(metavar="TEXT", help="Only entries whose name contains this.")] = "",
 ) -> None:
     """Remove what is kept; it is fetched again when it is needed."""
     from mtpgraft.report.text import nbytes

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from mtpgraft.cli import streams
 from mtpgraft.errors import MtpgraftError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_OBEYED = re.compile(r"[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+"""What a terminal would obey and JSON lets stand: C1 controls, and marks that turn the direction of text."""
+_WHOLE_LINES = 1000
+"""Width of a table that goes into a pipe: nothing is wrapped there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +38,16 @@ class Output:
 
     def json(self, document: Mapping[str, object]) -> None:
         """Print the result as one JSON document."""
-        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        text = _OBEYED.sub(lambda char: f"\\u{ord(char[0]):04x}", json.dumps(document, indent=2, ensure_ascii=False))
+        streams.write((text if streams.can_encode(text) else json.dumps(document, indent=2)) + "\n")
 
     def lines(self, lines: Iterable[str]) -> None:
         """Print the result as lines of text."""
         for line in lines:
-            sys.stdout.write(line + "\n")
+            streams.write(line + "\n")
 
     def table(self, rows: Sequence[Sequence[str]], columns: Sequence[str] = (), right: Sequence[int] = ()) -> None:
         """Print the result as a table. Numbers of columns in `right` are aligned to the right."""
-        from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
@@ -46,21 +58,15 @@ class Output:
             table.add_column(Text(name), justify="right" if number in right else "left", overflow="fold")
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
-        wide = None if sys.stdout.isatty() else 1000  # a pipe gets whole lines
-        console = Console(file=sys.stdout, width=wide, highlight=False)
-        with console.capture() as captured:
-            console.print(table)
-        self.lines(line.rstrip() for line in captured.get().splitlines())
+        width = None if sys.stdout.isatty() else _WHOLE_LINES
+        self.lines(_rendered(lambda console: console.print(table), width))
 
     def styled(self, pieces: Sequence[tuple[str, str]]) -> None:
         """Print one line of the result, piece by piece: (text, rich style). Plain where there is no terminal."""
-        from rich.console import Console
         from rich.text import Text
 
-        console = Console(file=sys.stdout, width=1000, highlight=False)
-        with console.capture() as captured:
-            console.print(Text.assemble(*pieces), soft_wrap=True)
-        self.lines(line.rstrip() for line in captured.get().splitlines())
+        text = Text.assemble(*pieces)
+        self.lines(_rendered(lambda console: console.print(text, soft_wrap=True), _WHOLE_LINES))
 
     def note(self, text: str) -> None:
         """Say something beside the result."""
@@ -104,6 +110,15 @@ class Output:
                 bar.set_postfix_str(what)
 
             yield report
+
+
+def _rendered(draw: Callable[[Console], None], width: int | None) -> list[str]:
+    """The lines that rich makes of it, with the escape codes that stdout's terminal, if it is one, is to get."""
+    from rich.console import Console
+
+    text = io.StringIO()
+    draw(Console(file=text, force_terminal=sys.stdout.isatty() or None, width=width, highlight=False))
+    return [line.rstrip() for line in text.getvalue().splitlines()]
 
 
 def error_text(error: MtpgraftError) -> str:

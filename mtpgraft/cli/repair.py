@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from mtpgraft.cli import streams
 from mtpgraft.cli.options import AsJson, DryRun, Force, InPlace, MaybeOut, Model, NoProgress, Quiet
 from mtpgraft.cli.output import Output
 from mtpgraft.errors import ExitCode
 
 if TYPE_CHECKING:
     from mtpgraft.repair.run import Diagnosis
+
+_INTERRUPTED = 130
 
 
 def repair(
@@ -23,7 +26,9 @@ def repair(
         Optional[str],  # noqa: UP045  (typer reads it at run time, on Python 3.10 too)
         typer.Option("--donor", metavar="DONOR", help="Where the head comes from; else the files beside the model."),
     ] = None,
-    wanted_type: Annotated[str, typer.Option("--type", help="Type of the matrices that a donor gives.")] = "q8_0",
+    wanted_type: Annotated[
+        str, typer.Option("--type", help="Type of the matrices that a donor gives: q8_0, keep, bf16, ...")
+    ] = "q8_0",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before writing.")] = False,
     no_smoke: Annotated[bool, typer.Option("--no-smoke", help="Do not try the result in llama.cpp.")] = False,
     dry_run: DryRun = False,
@@ -48,10 +53,13 @@ def repair(
             output.warn(diagnosis.plan.warnings)
         if not as_json:
             output.lines(diagnosis_lines(diagnosis))
-            sys.stdout.flush()
+            streams.flush()
         if yes or dry_run or as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
             return True
-        return typer.confirm("go on?", err=True)
+        try:
+            return typer.confirm("go on?", err=True)
+        except typer.Abort:  # Ctrl-C, or the end of the input
+            raise typer.Exit(_INTERRUPTED) from None
 
     with output.bar("writing") as on_write, output.bar("verifying") as on_verify:
         done = run_repair(
@@ -73,6 +81,8 @@ def repair(
         output.json(repair_json(done))
     elif done.diagnosis.plan is None:
         output.lines(diagnosis_lines(done.diagnosis))
+    elif done.report is None and not dry_run:
+        output.note("nothing was written")
     else:
         output.lines(outcome_lines(done))
     if done.smoke is not None and done.smoke.drafts is False:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 from mtpgraft import __version__
@@ -33,17 +34,26 @@ def audit_sarif(results: Sequence[AuditResult]) -> dict[str, Json]:
 
 def _result(result: AuditResult, finding: Finding) -> Json:
     text = f"{finding.rule.title}: expected {finding.expected}, found {finding.observed}. {finding.consequence}"
-    location: Json = {"physicalLocation": {"artifactLocation": {"uri": _uri(result.target)}}}
+    uri = _uri(result.target)
+    # A model has no lines; some readers of SARIF (DefectDojo) take no result without one.
+    location: Json = {"physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}}
     return {
         "ruleId": finding.rule.id,
         "level": _LEVELS[finding.rule.severity],
         "message": {"text": f"{text} Fix: {finding.fix}"},
         "locations": [location],
+        "partialFingerprints": {"model/v1": _fingerprint(uri)},
         "properties": {"verdict": result.verdict.value, "evidence": list(finding.evidence)},
     }
+
+
+def _fingerprint(uri: str) -> str:
+    """The same for the same model in the next run, by which GitHub tells a new alert from a known one."""
+    return hashlib.sha256(uri.encode()).hexdigest()[:16]
 
 
 def _uri(target: str) -> str:
     from urllib.parse import quote
 
-    return quote(target.replace("\\", "/"), safe="/:@._-")
+    path = target.replace("\\", "/").removeprefix("./")
+    return quote(path.encode("utf-8", "surrogateescape"), safe="/:@._-")
