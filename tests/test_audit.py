@@ -234,6 +234,12 @@ def test_types_of_ik_llama_cpp_are_noted_and_no_failure(tmp_path: Path) -> None:
     assert (result.verdict, rules_of(result)) == (Verdict.OK, {"MTP005"})
 
 
+def test_byte_order_is_noted_and_no_failure(tmp_path: Path) -> None:
+    for order, rules in (("<", set()), (">", {"MTP033"})):
+        result = built_result(tmp_path, unknown_arch_donor(order=order))
+        assert rules_of(result) - {"MTP009"} == rules
+
+
 def test_the_command_line(mtpgraft: InProcess, tmp_path: Path) -> None:
     folder = tmp_path / "m"
     folder.mkdir()

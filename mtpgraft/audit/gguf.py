@@ -161,6 +161,8 @@ def _layout_findings(model: GGUFModel, label: str) -> list[Finding]:
         for shard in model.shards
         if shard.has_gaps
     ]
+    if model.byte_order == ">":
+        found.append(finding(rules.BIG_ENDIAN, label, "little-endian", "big-endian", ("the version in its header",)))
     foreign = [t for t in model.tensors if t.type_id >= _N_TYPES or t.type_id in _NOT_IN_LLAMA_CPP]
     if foreign:
         names = sorted({t.type.name for t in foreign})

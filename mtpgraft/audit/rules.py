@@ -141,6 +141,12 @@ COMPANIONS = Rule(
     "always start it with --spec-type draft-mtp, or put another head in its place: "
     "mtpgraft graft {file} DONOR -o {out} --replace",
 )  # fmt: skip
+BIG_ENDIAN = Rule(
+    "MTP033", "big-endian", _N, None,
+    "llama.cpp refuses it on little-endian machines (all builds): `is there a mismatch between the host and model "
+    "endianness?`; big-endian ones load it",
+    "for other machines: python -m gguf.scripts.gguf_convert_endian {file} little",
+)  # fmt: skip
 NO_GRAPH = Rule(
     "MTP040", "no llama.cpp graph runs this head", _E, Verdict.UNSUPPORTED,
     "loads; draft-mtp ends with `failed to create MTP context` (seen at b11549)",
