@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import atheris
+from memory import Memory
 
 with atheris.instrument_imports(include=["mtpgraft"]):
     from mtpgraft.container import gguf_from_sources
@@ -19,22 +20,6 @@ with atheris.instrument_imports(include=["mtpgraft"]):
     from mtpgraft.head import find_head
     from mtpgraft.plan import plan_strip
     from mtpgraft.report.surgery import inspect_facts, inspect_json, plan_json
-
-
-class Memory:
-    """A source in memory."""
-
-    name = "fuzzed.gguf"
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.size = len(data)
-
-    def read_at(self, offset: int, n_bytes: int) -> bytes:
-        return self._data[offset : offset + n_bytes]
-
-    def close(self) -> None:
-        pass
 
 
 def one_input(data: bytes) -> None:

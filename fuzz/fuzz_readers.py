@@ -19,6 +19,8 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
+from memory import Memory
+
 try:
     import atheris
 except ImportError:  # the tests run the readers on the corpus without it
@@ -44,21 +46,6 @@ with nullcontext() if atheris is None else atheris.instrument_imports(include=["
     from mtpgraft.source.transport import parse_content_range, redirected, retry_after_s
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="mtpgraft-fuzz-"))
-
-
-class Memory:
-    """A source in memory."""
-
-    def __init__(self, data: bytes, name: str = "fuzzed") -> None:
-        self._data = data
-        self.name = name
-        self.size = len(data)
-
-    def read_at(self, offset: int, n_bytes: int) -> bytes:
-        return self._data[offset : offset + n_bytes]
-
-    def close(self) -> None:
-        pass
 
 
 class Answer:

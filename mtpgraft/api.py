@@ -6,7 +6,6 @@ in the end is refused before anything of it is fetched.
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from tempfile import TemporaryDirectory
 
 from mtpgraft import surgery
 from mtpgraft.acquire import acquire_donor, local_donor
-from mtpgraft.errors import InputError, RefusedError
 from mtpgraft.head import Head, find_head
 from mtpgraft.modelspec import LocalSpec, parse_spec
 from mtpgraft.open import open_model
@@ -23,6 +21,7 @@ from mtpgraft.plan.graft import refuse_unfit_base
 from mtpgraft.plan.types import KEEP
 from mtpgraft.quantize import parse_type, writable_types
 from mtpgraft.surgery import Outcome, RunOptions, strip
+from mtpgraft.target import check_target
 from mtpgraft.verify import Progress, VerifyReport, verify_graft
 
 __all__ = ["extract", "graft", "prove", "strip"]
@@ -43,7 +42,7 @@ def extract(
     wanted_type = _type_name(wanted_type)
     if run.dry_run or isinstance(parse_spec(donor), LocalSpec):
         return surgery.extract(donor, out, kind, wanted_type, run)
-    _refuse_unfit_target(out, overwrite=run.overwrite)
+    check_target(out, overwrite=run.overwrite)
     return surgery.extract(acquire_donor(donor, kind, run), out, kind, wanted_type, run)
 
 
@@ -63,7 +62,7 @@ def graft(
     options, run, out = options or GraftOptions(), run or RunOptions(), Path(out)
     options = replace(options, wanted_type=_type_name(options.wanted_type))
     if not isinstance(parse_spec(donor), LocalSpec):
-        _refuse_unfit_target(out, overwrite=run.overwrite or run.in_place)
+        check_target(out, overwrite=run.overwrite or run.in_place)
         surgery.refuse_remote(base)
         with open_model(base, run.max_header_nbytes) as model:
             refuse_unfit_base(model, find_head(model), options)
@@ -97,15 +96,3 @@ def _matrix_type(head: Head) -> str:
 def _type_name(wanted_type: str) -> str:
     """In lower case. Raises UsageError for a type that cannot be written."""
     return KEEP if wanted_type.lower() == KEEP else parse_type(wanted_type).name.lower()
-
-
-def _refuse_unfit_target(out: Path, *, overwrite: bool) -> None:
-    """What `write.check_targets` says of the planned files, as far as it is known without a plan."""
-    if not out.parent.is_dir():
-        raise InputError("no such folder to write into", file=out.parent, hint=f"mkdir -p {out.parent}")
-    if out.is_dir():
-        raise InputError("is a folder", file=out, expected="the name of a file to write")
-    if not os.access(out.parent, os.W_OK):
-        raise RefusedError("cannot be written into", file=out.parent, hint="choose another folder")
-    if out.exists() and not overwrite:
-        raise RefusedError("exists already", file=out, hint="--force overwrites it, or choose another name")

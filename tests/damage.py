@@ -21,6 +21,7 @@ _INTEGERS = {
     U64: (0, 2**64 - 1),
     I64: (-(2**63), 2**63 - 1),
 }
+_KINDS = (U8, I8, U16, I16, U32, I32, F32, BOOL, STR, U64, I64, F64)
 _EDGES = (0, 1, 2, 3, 31, 63, 64, 127, 255, 256, 2**15, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1)
 
 
@@ -42,10 +43,10 @@ def _other_type(rng: random.Random, built: Built) -> str:
     name, kind, value = built.keys[at]
     if kind == ARR:
         assert isinstance(value, tuple)
-        new = rng.choice((U8, I8, U16, I16, U32, I32, F32, BOOL, STR, U64, I64, F64))
+        new = rng.choice(_KINDS)
         built.keys[at] = (name, ARR, (new, [_as(new, item) for item in value[1]]))
         return f"array {name} of type {new}"
-    new = rng.choice((U8, I8, U16, I16, U32, I32, F32, BOOL, STR, U64, I64, F64))
+    new = rng.choice(_KINDS)
     built.keys[at] = (name, new, _as(new, value))
     return f"key {name} from type {kind} to {new}"
 

@@ -79,3 +79,10 @@ def steps_of(operation: Callable[[], object]) -> list[str]:
     with failing(0, 0) as steps:
         operation()
     return steps
+
+
+def flipping_copy(source_fd: int, offset: int, n_bytes: int, fd: int, position: int) -> int:
+    """`disk.copy_range` of a disk that takes another byte than it was given, in the middle."""
+    data = bytearray(os.pread(source_fd, n_bytes, offset))
+    data[len(data) // 2] ^= 0x10
+    return os.pwrite(fd, data, position)

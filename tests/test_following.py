@@ -19,6 +19,7 @@ from mtpgraft.surgery import NotVerifiedError, opened_result
 from mtpgraft.verify import VerifyReport, verify_graft
 from mtpgraft.write import Written, disk, write_plan
 from tests.conftest import TRAINED
+from tests.faults import flipping_copy
 
 BASE, DONOR = TRAINED / "base-Q4_K_M.gguf", TRAINED / "donor-bf16.gguf"
 
@@ -89,12 +90,7 @@ def test_another_file_under_the_same_name_has_nothing_proven(tmp_path: Path) -> 
 def test_a_copy_that_goes_wrong_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk takes other bytes than it was given, once, in the middle of the trunk."""
 
-    def flipping(source_fd: int, offset: int, n_bytes: int, fd: int, position: int) -> int:
-        data = bytearray(os.pread(source_fd, n_bytes, offset))
-        data[len(data) // 2] ^= 0x10
-        return os.pwrite(fd, data, position)
-
-    monkeypatch.setattr(disk, "copy_range", flipping)
+    monkeypatch.setattr(disk, "copy_range", flipping_copy)
     with pytest.raises(NotVerifiedError, match="every byte"):
         surgery.graft(BASE, DONOR, tmp_path / "out.gguf")
     assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -471,6 +472,8 @@ def test_json_output_holds_nothing_that_a_terminal_obeys(tmp_path: Path, mtpgraf
 
 
 def fuzz_readers() -> ModuleType:
+    if str(ROOT / "fuzz") not in sys.path:
+        sys.path.append(str(ROOT / "fuzz"))  # as when it is run
     spec = importlib.util.spec_from_file_location("fuzz_readers", ROOT / "fuzz" / "fuzz_readers.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -4,7 +4,6 @@ with."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from tests import broken
 from tests.broken import BROKEN, QWEN
 from tests.conftest import TRAINED, Program, sha256
 from tests.engine import load_and_draft
+from tests.faults import flipping_copy
 from tests.ggufbuild import STR, llama_like, set_key
 from tests.inprocess import InProcess
 from tests.test_audit import with_foreign_head
@@ -210,12 +210,7 @@ def test_a_repair_is_proven_while_it_copies(tmp_path: Path, monkeypatch: pytest.
     with open_gguf(base) as model:
         assert sum(proven_nbytes) >= sum(tensor.n_bytes for tensor in model.tensors)
 
-    def flipping(source_fd: int, offset: int, n_bytes: int, fd: int, position: int) -> int:
-        data = bytearray(os.pread(source_fd, n_bytes, offset))
-        data[len(data) // 2] ^= 0x10
-        return os.pwrite(fd, data, position)
-
-    monkeypatch.setattr(disk, "copy_range", flipping)
+    monkeypatch.setattr(disk, "copy_range", flipping_copy)
     with pytest.raises(NotVerifiedError, match="every byte"):
         repair(base, RepairOptions(tmp_path / "bad.gguf", donor=donor, smoke=False))
     assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]

@@ -11,7 +11,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from mtpgraft.errors import InputError, RefusedError, UsageError
+from mtpgraft.errors import UsageError
+from mtpgraft.target import check_target
 
 # typer reads these at run time, on Python 3.10 too
 Markdown = Annotated[
@@ -69,16 +70,7 @@ def check_targets(paths: Sequence[Path], *, force: bool) -> None:
     if len({os.path.realpath(path) for path in paths}) < len(paths):
         raise UsageError("the same file is to be written twice", found=", ".join(map(str, paths)))
     for path in paths:
-        if not path.parent.is_dir():
-            raise InputError("no such folder to write into", file=path.parent, hint=f"mkdir -p {path.parent}")
-        if path.is_dir():
-            raise InputError("is a folder", file=path, expected="the name of a file to write")
-        if path.exists() and not path.is_file():
-            raise RefusedError("is not a regular file: it would be replaced by one", file=path)
-        if not os.access(path.parent, os.W_OK):
-            raise RefusedError("cannot be written into", file=path.parent, hint="choose another folder")
-        if path.exists() and not force:
-            raise RefusedError("exists already", file=path, hint="--force overwrites it, or choose another name")
+        check_target(path, overwrite=force)
 
 
 def write_document(path: Path, content: str | bytes) -> None:

@@ -13,12 +13,9 @@ from mtpgraft.cli.documents import Documents, Html, Markdown, Png, write_documen
 from mtpgraft.cli.options import AsJson, Force, Quiet
 from mtpgraft.cli.output import Output
 from mtpgraft.errors import InputError, UsageError
-from mtpgraft.source.local import LocalFile, is_file
 
 if TYPE_CHECKING:
     from mtpgraft.bench.result import BenchResult
-
-_CENSUS_START = b'{"target"'
 
 
 def report(
@@ -125,11 +122,14 @@ def _read(path: Path) -> BenchResult:
 
 def _is_census(path: Path) -> bool:
     """A line of a census starts with its target; an empty file is a census in which nothing is done yet."""
+    from mtpgraft.audit.census import LINE_START
+    from mtpgraft.source.local import LocalFile, is_file
+
     if not is_file(path):
         raise InputError("no such file", file=path, hint="mtpgraft bench --save or mtpgraft audit --out makes one")
     file = LocalFile.open(path)
     try:
-        start = file.read_at(0, len(_CENSUS_START))
+        start = file.read_at(0, len(LINE_START))
     finally:
         file.close()
-    return start in (b"", _CENSUS_START)
+    return start in (b"", LINE_START)

@@ -16,12 +16,13 @@ from pathlib import Path
 
 from mtpgraft.compare import Proven
 from mtpgraft.container.encode import EncodedHeader
-from mtpgraft.errors import InputError, RefusedError, TransientError
+from mtpgraft.errors import RefusedError, TransientError
 from mtpgraft.head import head_digest
 from mtpgraft.plan.values import ComputedTensor, CopyBytes, FilePlan, OutTensor, SurgeryPlan
 from mtpgraft.quantize import convert
 from mtpgraft.recipe import encoded
 from mtpgraft.source.base import read_chunks
+from mtpgraft.target import check_target
 from mtpgraft.write import disk
 from mtpgraft.write.copying import Copied, Copier, copied_spans, is_full, joined, span_of
 from mtpgraft.write.following import Follower
@@ -89,17 +90,9 @@ def check_targets(plan: SurgeryPlan, *, overwrite: bool) -> None:
     """
     by_folder: dict[Path, list[FilePlan]] = {}
     for file in plan.files:
-        folder = file.path.parent
-        if not folder.is_dir():
-            raise InputError("no such folder to write into", file=folder, hint=f"mkdir -p {folder}")
-        if file.path.is_dir():
-            raise InputError("is a folder", file=file.path, expected="the name of a file to write")
-        if file.path.exists() and not file.path.is_file():
-            raise RefusedError("is not a regular file: it would be replaced by one", file=file.path)
-        if os.path.lexists(file.path) and not overwrite:  # a link that leads nowhere too
-            raise RefusedError("exists already", file=file.path, hint="--force overwrites it, or choose another name")
+        check_target(file.path, overwrite=overwrite)
         remove_leftovers(file.path)
-        by_folder.setdefault(folder, []).append(file)
+        by_folder.setdefault(file.path.parent, []).append(file)
     for folder, files in by_folder.items():
         check_room_for(folder, files)
 
